@@ -1,0 +1,141 @@
+"""Cada foto passa pelo backbone uma vez: o que já foi feito é lido, o que mudou é refeito, o estragado é dito."""
+
+import sys
+import zipfile
+
+import numpy as np
+import pytest
+
+N = 40
+
+
+@pytest.fixture
+def partes_pequenas(nb, monkeypatch):
+    monkeypatch.setattr(nb, "FOTOS_POR_PARTE", 16)
+
+
+@pytest.fixture
+def pronto(nb, amostra, backbone, partes_pequenas, tmp_path):
+    """Pasta com a extração de N fotos feita em três partes, e o resultado dela."""
+    X, resumo = nb.extrai_caracteristicas(amostra, N, backbone, "keras", tmp_path)
+    assert resumo["extraidas"] == N and len(list(tmp_path.iterdir())) == 3
+    return tmp_path, X
+
+
+def de_novo(nb, amostra, rede, pasta, **outros):
+    argumentos = {"construtor": amostra, "n": N, "backbone": rede, "motor": "keras", "pasta": pasta} | outros
+    return nb.extrai_caracteristicas(**argumentos)
+
+
+def test_os_vetores_sao_os_do_backbone(nb, amostra, backbone, pronto):
+    fotos = np.stack(list(nb.le_fotos(amostra, (0, N)).map(lambda e: nb.prepara(e)[0]).as_numpy_iterator()))
+    np.testing.assert_allclose(pronto[1], backbone.predict(fotos, verbose=0), atol=1e-4)
+
+
+def test_a_segunda_vez_le_tudo_e_nao_calcula_nada(nb, amostra, backbone, pronto, monkeypatch):
+    monkeypatch.setattr(nb, "cria_motor", lambda *a: pytest.fail("rodou o backbone de novo"))
+    X, resumo = de_novo(nb, amostra, backbone, pronto[0])
+    assert resumo["extraidas"] == 0 and resumo["segundos"] == 0 and np.array_equal(X, pronto[1])
+    assert resumo["por_segundo"] > 0
+
+
+def test_so_a_parte_que_falta_e_refeita(nb, amostra, backbone, pronto):
+    pasta, antes = pronto
+    sorted(pasta.iterdir())[1].unlink()
+    X, resumo = de_novo(nb, amostra, backbone, pasta)
+    assert resumo["extraidas"] == 16 and np.array_equal(X, antes)
+
+
+@pytest.mark.parametrize("estraga", [
+    lambda b: b[:len(b) // 2], lambda b: b"", lambda b: b"lixo" * 100,
+    lambda b: b[:len(b) // 2] + bytes([b[len(b) // 2] ^ 1]) + b[len(b) // 2 + 1:],
+])
+def test_parte_danificada_e_dita_e_refeita(nb, amostra, backbone, pronto, capsys, estraga):
+    pasta, antes = pronto
+    parte = sorted(pasta.iterdir())[1]
+    parte.write_bytes(estraga(parte.read_bytes()))
+    X, resumo = de_novo(nb, amostra, backbone, pasta)
+    assert resumo["extraidas"] == 16 and np.array_equal(X, antes)
+    assert f"{parte} não serve" in capsys.readouterr().out
+
+
+def test_parte_de_outra_configuracao_com_o_nome_trocado_e_recusada(nb, amostra, backbone, pronto):
+    pasta, antes = pronto
+    a, b, _ = sorted(pasta.iterdir())
+    outra = pasta / "outra"
+    de_novo(nb, amostra, backbone, outra, escala=(255.0, 0.0))
+    a.write_bytes(sorted(outra.iterdir())[0].read_bytes())
+    X, resumo = de_novo(nb, amostra, backbone, pasta)
+    assert resumo["extraidas"] == 16 and np.array_equal(X, antes)
+
+
+def test_outra_configuracao_nunca_le_o_cache_desta(nb, amostra, backbone, pronto, tmp_path_factory):
+    pasta, antes = pronto
+    outros_pesos = nb.keras.models.clone_model(backbone)
+    outros_pesos.set_weights([p * 1.001 for p in backbone.get_weights()])
+    copia = tmp_path_factory.mktemp("dados") / "1.0.0"
+    copia.mkdir()
+    for arquivo in nb.pathlib.Path(amostra.data_dir).iterdir():
+        (copia / arquivo.name).write_bytes(arquivo.read_bytes())
+    [registro] = copia.glob("*.tfrecord*")
+    mesmo_conteudo = nb.tfds.builder_from_directory(copia)
+    for outros, esperado in [({"escala": (2.0, -1.0)}, N), ({"backbone": outros_pesos}, N), ({"motor": "openvino"}, N),
+                             ({"n": 32}, 0), ({"construtor": mesmo_conteudo}, 0), ({}, 0)]:
+        assert de_novo(nb, amostra, backbone, pasta, **outros)[1]["extraidas"] == esperado, outros
+    dados = bytearray(registro.read_bytes())
+    dados[-1] ^= 1
+    registro.write_bytes(bytes(dados))
+    mudado = nb.tfds.builder_from_directory(copia)
+    assert nb.identifica(mudado, backbone) != nb.identifica(amostra, backbone)
+
+
+def test_disco_cheio_e_explicado_e_nao_deixa_parte_pela_metade(nb, tmp_path):
+    def enche(caminho):
+        caminho.write_bytes(b"metade")
+        raise OSError(28, "No space left on device")
+    antigo = tmp_path / "parte.npz"
+    antigo.write_bytes(b"inteiro")
+    with pytest.raises(nb.ErroClaro, match="Libere espaço"):
+        nb.grava(antigo, enche)
+    assert antigo.read_bytes() == b"inteiro" and list(tmp_path.iterdir()) == [antigo]
+
+
+def test_modelos_que_nao_e_pasta_e_explicado(nb, tmp_path):
+    (tmp_path / "modelos").write_text("sou um arquivo")
+    with pytest.raises(nb.ErroClaro, match="mude MODELOS"):
+        nb.grava_npz(tmp_path / "modelos" / "x.npz", "x", a=1)
+
+
+def test_cada_motor_concorda_com_o_keras(nb, amostra, backbone, tmp_path, capsys):
+    vetores = {motor: de_novo(nb, amostra, backbone, tmp_path, motor=motor)[0] for motor in ("keras", "openvino", "openvino-int8")}
+    np.testing.assert_allclose(vetores["openvino"], vetores["keras"], atol=1e-3)
+    correlacoes = [np.corrcoef(a, b)[0, 1] for a, b in zip(vetores["openvino-int8"], vetores["keras"])]
+    assert min(correlacoes) > 0.95 and not np.array_equal(vetores["openvino-int8"], vetores["openvino"])
+    texto = capsys.readouterr().out
+    assert texto.count("maior diferença para o Keras") == 2
+
+
+def test_sem_openvino_diz_e_segue_com_o_keras(nb, amostra, backbone, partes_pequenas, tmp_path, monkeypatch, capsys):
+    nb.motor_openvino.cache_clear()
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    _, resumo = de_novo(nb, amostra, backbone, tmp_path, motor="openvino")
+    assert resumo["motor"] == "keras" and "Sigo com o Keras" in capsys.readouterr().out
+    monkeypatch.setattr(nb.importlib.util, "find_spec", lambda nome: None)
+    assert nb.escolhe_motor("auto") == "keras"
+
+
+def test_motor_que_discorda_do_keras_nao_e_usado(nb, amostra, backbone, partes_pequenas, tmp_path, monkeypatch, capsys):
+    def errado(backbone, amostras=None):
+        return lambda fotos: (np.random.default_rng(i).random(1280) for i, _ in enumerate(fotos))
+    monkeypatch.setattr(nb, "motor_openvino", errado)
+    _, resumo = de_novo(nb, amostra, backbone, tmp_path, motor="openvino")
+    assert resumo["motor"] == "keras" and "não concorda com o Keras" in capsys.readouterr().out
+
+
+def test_o_npz_confere_cada_array(nb, tmp_path):
+    """O formato de que o cache depende: um bit trocado nos dados não passa despercebido."""
+    arquivo = tmp_path / "x.npz"
+    nb.grava_npz(arquivo, "x", a=np.arange(1000.0))
+    with zipfile.ZipFile(arquivo) as z:
+        assert all(item.CRC for item in z.infolist())
+    assert np.array_equal(nb.le_npz(arquivo, "x")["a"], np.arange(1000.0)) and nb.le_npz(arquivo, "y") is None

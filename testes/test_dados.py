@@ -1,0 +1,180 @@
+"""De onde vêm os dados, como são divididos e o que acontece quando o zip ou a rede não ajudam."""
+
+import contextlib
+import http.server
+import io
+import pathlib
+import socket
+import threading
+import time
+import zipfile
+
+import numpy as np
+import pytest
+
+
+def jpeg(nb, semente, jfif=True):
+    foto = np.random.default_rng(semente).integers(0, 256, (40, 50, 3), dtype="uint8")
+    dados = nb.tf.io.encode_jpeg(foto).numpy()
+    return dados if jfif else dados.replace(b"JFIF", b"XXXX")
+
+
+def faz_zip(caminho, conteudo):
+    with zipfile.ZipFile(caminho, "w") as z:
+        for nome, dados in conteudo.items():
+            z.writestr(nome, dados)
+    return caminho
+
+
+def fotos_boas(nb, quantas=6):
+    return {f"PetImages/{classe}/{i}.jpg": jpeg(nb, i) for classe in ("Cat", "Dog") for i in range(quantas)}
+
+
+def test_a_amostra_tem_as_features_do_dataset_de_verdade(nb, amostra):
+    verdade = nb.tfds.builder("cats_vs_dogs").info.features
+    assert set(amostra.info.features) == set(verdade)
+    assert amostra.info.features["label"].names == verdade["label"].names == ["cat", "dog"]
+    rotulos, arquivos = nb.le_rotulos(amostra, 2000)
+    assert np.bincount(rotulos).tolist() == [1000, 1000] and len(set(arquivos)) == 2000
+    assert sum(f.stat().st_size for f in pathlib.Path(amostra.data_dir).iterdir()) < 6_000_000
+
+
+@pytest.mark.parametrize("n", [100, 101, 2000, 23262])
+def test_as_partes_sao_disjuntas_e_cobrem_tudo(nb, n):
+    faixas = nb.divide(n)
+    indices = [i for inicio, fim in faixas.values() for i in range(inicio, fim)]
+    assert indices == list(range(n))
+    treino, validacao, teste = (fim - inicio for inicio, fim in faixas.values())
+    assert abs(treino - 0.8 * n) <= 1 and abs(validacao - 0.1 * n) <= 1 and abs(teste - 0.1 * n) <= 1
+
+
+def test_ler_por_faixas_da_as_mesmas_fotos_na_mesma_ordem(nb, amostra):
+    _, todos = nb.le_rotulos(amostra, 2000)
+    pedacos = [e["image/filename"].decode() for e in nb.le_fotos(amostra, (1800, 1810), (3, 5)).as_numpy_iterator()]
+    assert pedacos == [*todos[1800:1810], *todos[3:5]]
+
+
+def test_zip_sem_as_fotos_sem_cabecalho_e_aceito(nb, tmp_path):
+    construtor = nb.escolhe_dados("cats_vs_dogs", str(tmp_path / "tfds"), faz_zip(tmp_path / "f.zip", fotos_boas(nb)))
+    assert construtor.info.splits["train"].num_examples == 12
+    assert sorted(nb.le_rotulos(construtor, 12)[0]) == [0] * 6 + [1] * 6
+
+
+def test_fotos_ruins_do_zip_ficam_de_fora_e_sao_contadas(nb, tmp_path, capsys):
+    ruins = {"PetImages/Cat/100.jpg": jpeg(nb, 1, jfif=False), "PetImages/Cat/101.jpg": jpeg(nb, 1)[:400],
+             "PetImages/Dog/102.jpg": b"", "PetImages/Dog/103.jpg": b"JFIF isto nao e foto", "PetImages/Dog/Thumbs.db": b"x",
+             "../../fora/PetImages/Cat/1.jpg": jpeg(nb, 2), "LEIAME.txt": b"oi"}
+    construtor = nb.escolhe_dados("cats_vs_dogs", str(tmp_path / "tfds"), faz_zip(tmp_path / "f.zip", fotos_boas(nb) | ruins))
+    assert construtor.info.splits["train"].num_examples == 12
+    assert "4 arquivos do zip ficaram de fora" in capsys.readouterr().out
+    assert {p.name for p in tmp_path.iterdir()} == {"f.zip", "tfds"}
+
+
+@pytest.mark.parametrize("prepara,mensagem", [
+    (lambda p: None, "não existe"),
+    (lambda p: p.write_bytes(b"<html>pagina de erro</html>"), "não é um zip"),
+    (lambda p: faz_zip(p, {"fotos/gato.jpg": b"JFIF"}), "não tem o que cats_vs_dogs precisa"),
+])
+def test_zip_que_nao_serve_e_explicado_e_nao_deixa_dataset_pela_metade(nb, tmp_path, prepara, mensagem):
+    zip_ = tmp_path / "f.zip"
+    prepara(zip_)
+    with pytest.raises(nb.ErroClaro, match=mensagem):
+        nb.escolhe_dados("cats_vs_dogs", str(tmp_path / "tfds"), str(zip_))
+    assert not nb.tfds.builder("cats_vs_dogs", data_dir=str(tmp_path / "tfds")).is_prepared()
+
+
+def test_o_que_ja_esta_preparado_vem_antes_do_zip(nb, tmp_path):
+    data_dir = str(tmp_path / "tfds")
+    nb.escolhe_dados("cats_vs_dogs", data_dir, faz_zip(tmp_path / "f.zip", fotos_boas(nb)))
+    construtor = nb.escolhe_dados("cats_vs_dogs", data_dir, tmp_path / "nao-existe.zip")
+    assert construtor.info.splits["train"].num_examples == 12
+
+
+def test_dataset_desconhecido_e_recusado(nb):
+    with pytest.raises(nb.ErroClaro, match="cats_vs_dogs"):
+        nb.escolhe_dados("imagenet", None, None)
+
+
+def test_classe_que_falta_e_recusada(nb, tmp_path):
+    so_gatos = {nome: dados for nome, dados in fotos_boas(nb).items() if "Cat" in nome}
+    construtor = nb.escolhe_dados("cats_vs_dogs", str(tmp_path / "tfds"), faz_zip(tmp_path / "f.zip", so_gatos))
+    with pytest.raises(nb.ErroClaro, match="duas classes"):
+        nb.le_rotulos(construtor, 6)
+
+
+def test_tfrecord_danificado_e_recusado_com_o_que_fazer(nb, tmp_path):
+    construtor = nb.escolhe_dados("cats_vs_dogs", str(tmp_path / "tfds"), faz_zip(tmp_path / "f.zip", fotos_boas(nb)))
+    [arquivo] = construtor.info.splits["train"].filepaths
+    dados = bytearray(arquivo.read_bytes())
+    dados[len(dados) // 2] ^= 1
+    arquivo.write_bytes(bytes(dados))
+    with pytest.raises(nb.ErroClaro, match="Apague essa pasta"):
+        nb.le_rotulos(construtor, 12)
+
+
+@contextlib.contextmanager
+def servidor(tipo):
+    class Resposta(http.server.BaseHTTPRequestHandler):
+        def do_HEAD(self):
+            self.send_response(404 if tipo == "404" else 200)
+            self.send_header("Content-Type", tipo)
+            self.end_headers()
+
+        def log_message(self, *a):
+            pass
+
+    s = http.server.HTTPServer(("127.0.0.1", 0), Resposta)
+    threading.Thread(target=s.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{s.server_port}/f.zip"
+    s.shutdown()
+
+
+@pytest.mark.parametrize("tipo,esperado", [("application/zip", True), ("text/html", False), ("404", False)])
+def test_so_um_servidor_que_entrega_arquivo_conta_como_resposta(nb, tipo, esperado):
+    with servidor(tipo) as url:
+        assert nb.servidor_responde(url) is esperado
+
+
+def test_servidor_mudo_ou_dns_parado_nao_seguram_a_decisao(nb, monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as mudo:
+        inicio = time.monotonic()
+        assert not nb.servidor_responde(f"http://127.0.0.1:{mudo.getsockname()[1]}/f.zip", segundos=1)
+        assert time.monotonic() - inicio < 3
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *a, **k: time.sleep(30))
+    inicio = time.monotonic()
+    assert not nb.servidor_responde("http://exemplo.invalid/f.zip", segundos=1)
+    assert time.monotonic() - inicio < 3
+
+
+def test_sem_rede_a_amostra_e_escolhida_e_anunciada(nb, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(pathlib.Path(__file__).parent.parent)
+    monkeypatch.setattr(nb, "servidor_responde", lambda url: False)
+    construtor = nb.escolhe_dados("cats_vs_dogs", str(tmp_path), None)
+    caixa = capsys.readouterr().out
+    assert construtor.info.name == "cats_vs_dogs_amostra"
+    assert "AMOSTRA EMBUTIDA" in caixa and "ARQUIVO_ZIP" in caixa and "não respondeu" in caixa
+    assert len({len(linha) for linha in caixa.strip().splitlines()}) == 1, "a caixa tem de fechar"
+
+
+def test_download_que_falha_no_meio_segue_com_a_amostra_e_diz_por_que(nb, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(pathlib.Path(__file__).parent.parent)
+    monkeypatch.setattr(nb, "servidor_responde", lambda url: True)
+
+    def falha(self, *a, **k):
+        raise ConnectionError("caiu")
+    monkeypatch.setattr(nb.cats_vs_dogs.CatsVsDogs, "download_and_prepare", falha)
+    assert nb.escolhe_dados("cats_vs_dogs", str(tmp_path), None).info.name == "cats_vs_dogs_amostra"
+    assert "o download falhou (ConnectionError)" in capsys.readouterr().out
+
+
+def test_sem_nada_a_mensagem_diz_o_que_fazer(nb, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(nb.ErroClaro, match="pasta amostra/ não está"):
+        nb.escolhe_dados("amostra", None, None)
+
+
+def test_a_amostra_versionada_e_a_que_o_script_gera(nb, amostra):
+    """Decodifica sem perdas: os pixels são os inteiros que o pacote npm traz."""
+    fotos = list(nb.le_fotos(amostra, (0, 50)).map(nb.decodifica).as_numpy_iterator())
+    assert {f.shape for f, _ in fotos} == {(32, 32, 3)} and {f.dtype.name for f, _ in fotos} == {"uint8"}
+    assert all(io.BytesIO(e["image"]).read(4) == b"\x89PNG" for e in nb.le_fotos(amostra, (0, 50)).as_numpy_iterator())

@@ -1,0 +1,148 @@
+"""O notebook inteiro, pelo papermill, como a pessoa o roda: sem rede, de novo, interrompido, com fotos reais."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import numpy as np
+import psutil
+import pytest
+from conftest import NOTEBOOK, RAIZ, ambiente, comando, executa, prepara_pasta, saidas
+
+CONTRATO = {"dataset", "n_treino", "n_validacao", "n_teste", "acuracia", "precisao", "recall", "log_loss",
+            "imagens_extraidas", "segundos_extracao", "segundos_total"}
+RESULTADOS = ("acuracia", "precisao", "recall", "log_loss", "confusao", "acuracia_ic95", "validacao_cruzada", "licao_2")
+
+
+def mesmos_resultados(a, b):
+    return {chave: a[chave] for chave in RESULTADOS} == {chave: b[chave] for chave in RESULTADOS}
+
+
+@pytest.fixture(scope="module")
+def na_amostra(tmp_path_factory):
+    """Uma execução completa sem rede e sem dados: cai na amostra."""
+    pasta = tmp_path_factory.mktemp("amostra")
+    processo, metricas = executa(pasta)
+    assert processo.returncode == 0, processo.stderr[-3000:]
+    return pasta, metricas
+
+
+def test_sem_rede_e_sem_dados_o_notebook_roda_inteiro_na_amostra(na_amostra):
+    pasta, metricas = na_amostra
+    assert CONTRATO <= set(metricas)
+    assert metricas["acuracia"] >= 0.86
+    assert (metricas["n_treino"], metricas["n_validacao"], metricas["n_teste"]) == (1600, 200, 200)
+    assert metricas["imagens_extraidas"] == 2000
+    texto = saidas(pasta / "executado.ipynb")
+    assert "AMOSTRA EMBUTIDA" in texto
+    for esperado in ("Acurácia: ", "Precisão: ", "Recall: ", "IC 95 %", "Log loss: ", "era cachorro", "classe mais comum"):
+        assert esperado in texto
+
+
+def test_as_tres_licoes_acontecem_de_verdade(na_amostra):
+    pasta, metricas = na_amostra
+    texto = saidas(pasta / "executado.ipynb")
+    assert "uma foto: (224, 224, 3)\n  ValueError" in texto and "(32, 224, 224, 3) → características (32, 1280)" in texto
+    certa, sem_normalizar, de_outra_rede = (r["val_log_loss"] for r in metricas["licao_2"].values())
+    assert certa < de_outra_rede < sem_normalizar
+    assert "Dez passagens de 2000 fotos" in texto
+
+
+def test_as_figuras_sao_gravadas(na_amostra):
+    pasta, _ = na_amostra
+    for nome in ("visualizacao_de_exemplos_do_dataset.png", "curvas_de_treino.png"):
+        figura = (pasta / "imagens" / nome).read_bytes()
+        assert figura.startswith(b"\x89PNG") and 5_000 < len(figura) < 500_000
+
+
+def test_a_segunda_execucao_nao_extrai_nada_e_da_os_mesmos_numeros(na_amostra):
+    pasta, antes = na_amostra
+    processo, depois = executa(pasta)
+    assert processo.returncode == 0, processo.stderr[-3000:]
+    assert depois["imagens_extraidas"] == 0 and mesmos_resultados(antes, depois)
+    assert depois["segundos_extracao"] == 0
+
+
+def test_o_modelo_gravado_funciona_sem_o_notebook(na_amostra, nb, amostra, tmp_path):
+    """Um processo que só importa keras lê o .keras e dá as probabilidades que o notebook deu."""
+    pasta, metricas = na_amostra
+    fotos, rotulos = (np.stack(t) for t in zip(*nb.le_fotos(amostra, (1800, 2000)).map(nb.prepara).as_numpy_iterator()))
+    np.save(tmp_path / "fotos.npy", fotos)
+    programa = ("import keras, numpy as np\n"
+                f"m = keras.models.load_model({str(pasta / 'modelos/detector_dogs_cats.keras')!r}, safe_mode=True)\n"
+                "assert m.input_shape == (None, 224, 224, 3) and m.output_shape == (None, 1)\n"
+                "np.save('p.npy', m.predict(np.load('fotos.npy'), verbose=0))\n")
+    subprocess.run([sys.executable, "-c", programa], cwd=tmp_path, check=True)
+    p = np.load(tmp_path / "p.npy")[:, 0]
+    assert nb.avalia(rotulos, p)["confusao"] == metricas["confusao"]
+    assert nb.avalia(rotulos, p)["log_loss"] == pytest.approx(metricas["log_loss"], abs=1e-5)
+
+
+def mata_quando(pasta, pronto, **parametros):
+    """Roda o notebook e mata o kernel (kill -9) assim que `pronto(pasta)`; devolve se ele morreu no meio."""
+    prepara_pasta(pasta)
+    processo = subprocess.Popen(comando(pasta, **parametros), cwd=pasta, env=ambiente(pasta),
+                                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    prazo = time.monotonic() + 300
+    while processo.poll() is None and time.monotonic() < prazo:
+        if pronto(pasta / "modelos"):
+            for filho in psutil.Process(processo.pid).children(recursive=True):
+                filho.kill()
+            processo.kill()
+            processo.wait()
+            return True
+        time.sleep(0.01)
+    processo.kill()
+    return False
+
+
+def test_kill_9_no_meio_da_extracao_perde_no_maximo_uma_parte(na_amostra, tmp_path):
+    _, inteira = na_amostra
+    assert mata_quando(tmp_path, lambda m: len(list(m.glob("caracteristicas-*.npz"))) >= 2), "não deu tempo de matar"
+    prontas = len(list((tmp_path / "modelos").glob("caracteristicas-*.npz")))
+    assert 2 <= prontas < 4
+    processo, metricas = executa(tmp_path)
+    assert processo.returncode == 0, processo.stderr[-3000:]
+    assert metricas["imagens_extraidas"] <= 2000 - 500 * prontas
+    assert mesmos_resultados(metricas, inteira)
+
+
+def test_erro_do_usuario_aparece_numa_frase_so(tmp_path):
+    processo, metricas = executa(tmp_path, DATASET="amostra", BACKBONE="ResNet9000")
+    assert processo.returncode != 0 and metricas is None
+    executado = json.loads((tmp_path / "executado.ipynb").read_text(encoding="utf-8"))
+    [erro] = [s for c in executado["cells"] for s in c.get("outputs", []) if s["output_type"] == "error"]
+    assert len(erro["traceback"]) == 1 and erro["traceback"][0].startswith("ERRO: não conheço o backbone 'ResNet9000'")
+
+
+def test_ajuste_fino_e_limite_de_imagens_no_notebook_inteiro(tmp_path):
+    processo, metricas = executa(tmp_path, DATASET="amostra", MAX_IMAGENS=400, EPOCAS_AJUSTE_FINO=1, EPOCAS=10)
+    assert processo.returncode == 0, processo.stderr[-3000:]
+    assert (metricas["n_treino"], metricas["n_validacao"], metricas["n_teste"]) == (320, 40, 40)
+    assert metricas["ajuste_fino"] in ("aceito", "descartado")
+    assert f"depois do ajuste fino: {metricas['ajuste_fino']}" in saidas(tmp_path / "executado.ipynb")
+
+
+def test_com_as_2000_fotos_reais(dados_reais, tmp_path):
+    """O resultado prometido: 98 % ou mais no teste e 98,5 % ou mais na validação cruzada; de novo, igual e sem extrair."""
+    processo, metricas = executa(tmp_path, DATA_DIR=dados_reais)
+    assert processo.returncode == 0, processo.stderr[-3000:]
+    assert metricas["dataset"].startswith("cats_vs_dogs/4") and metricas["n_teste"] == 200
+    assert metricas["acuracia"] >= 0.98 and metricas["validacao_cruzada"]["acuracia"] >= 0.985
+    processo, de_novo = executa(tmp_path, DATA_DIR=dados_reais)
+    assert de_novo["imagens_extraidas"] == 0 and mesmos_resultados(metricas, de_novo)
+
+
+def test_os_numeros_do_readme_sao_os_do_notebook_versionado():
+    """Cada linha da tabela de resultados do README tem de estar, número por número, nas saídas do notebook."""
+    texto = saidas(NOTEBOOK)
+    leiame = (RAIZ / "README.md").read_text(encoding="utf-8")
+    bloco = leiame.split("<!-- numeros -->")[1].split("<!-- /numeros -->")[0]
+    numeros = [n.replace(",", ".") for n in __import__("re").findall(r"`([\d.,]+)`", bloco)]
+    assert len(numeros) >= 8 and not [n for n in numeros if n not in texto]
+
+
+def test_o_ci_roda_o_mesmo_comando_dos_testes():
+    assert "make testes" in (RAIZ / ".ci/run").read_text() and os.access(RAIZ / ".ci/run", os.X_OK)
