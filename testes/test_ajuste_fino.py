@@ -1,7 +1,11 @@
 """O ajuste fino de verdade, numa execução pequena: o que treina, o que fica parado e como continua."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
+from conftest import RAIZ
 
 FAIXAS = {"treino": (0, 96), "validacao": (1600, 1664)}
 
@@ -59,3 +63,26 @@ def test_os_backbones_unidos_tambem_descongelam(nb):
     nb.descongela(unidos)
     treinam = {c.name for m in unidos.layers if isinstance(m, nb.keras.Model) for c in m.layers if c.trainable and c.weights}
     assert "conv_head" in treinam and "conv_stem" not in treinam and not any("bn" in nome for nome in treinam)
+
+
+def test_duas_placas_dividem_os_lotes(tmp_path):
+    """MirroredStrategy com duas CPUs lógicas no lugar de duas GPUs; em processo próprio, pois elas se criam no início."""
+    programa = tmp_path / "duas.py"
+    programa.write_text("import pathlib, sys\nimport tensorflow as tf\n"
+                        f"sys.path.insert(0, {str(RAIZ / 'testes')!r})\n"
+                        "tf.config.set_logical_device_configuration(tf.config.list_physical_devices('CPU')[0],\n"
+                        "    [tf.config.LogicalDeviceConfiguration()] * 2)\n"
+                        "import conftest, types\nnb = types.ModuleType('nb')\n"
+                        "for fonte in conftest.celulas('definicoes'): exec(compile(fonte, 'nb', 'exec'), nb.__dict__)\n"
+                        "amostra = nb.tfds.builder_from_directory(conftest.RAIZ / 'amostra/cats_vs_dogs_amostra/1.0.0')\n"
+                        "estrategia = tf.distribute.MirroredStrategy(['CPU:0', 'CPU:1'])\n"
+                        "assert estrategia.num_replicas_in_sync == 2\n"
+                        "backbone = nb.cria_backbone('EfficientNetLite0')\n"
+                        "novo, cabeca, h = nb.ajusta_fino(amostra, backbone, nb.cria_cabeca(1280), {'treino': (0, 64),\n"
+                        "    'validacao': (64, 96)}, 32, 2, 0, pathlib.Path(sys.argv[1]), 'r', estrategia)\n"
+                        "assert len(h) == 2 and all(x['val_log_loss'] > 0 for x in h)\n"
+                        "import numpy as np\n"
+                        "mudou = [not np.array_equal(a, b) for a, b in zip(novo.get_weights(), backbone.get_weights())]\n"
+                        "assert any(mudou) and not all(mudou)\nprint('dividiu', h[-1])\n", "utf-8")
+    processo = subprocess.run([sys.executable, programa, tmp_path / "modelos"], capture_output=True, text=True)
+    assert processo.returncode == 0 and "dividiu" in processo.stdout, processo.stderr[-3000:]
