@@ -10,6 +10,7 @@ as fotos reais preparadas em TFDS_DATA_DIR (ou na pasta padrão do TFDS), ou a a
 """
 
 import json
+import os
 import pathlib
 import resource
 import statistics
@@ -21,7 +22,7 @@ import time
 from conftest import RAIZ, celulas
 
 META = 0.985
-REPETICOES = 3
+REPETICOES = int(os.environ.get("REPETICOES", 3))
 
 
 def definicoes():
