@@ -34,16 +34,19 @@ def definicoes():
     return nb
 
 
-def dados(nb, quantas=None):
-    """Builder das fotos reais ou da amostra; com `quantas`, um dataset desse tamanho que as repete."""
+def dados(nb, quantas=0):
+    """Builder das fotos reais preparadas, ou da amostra; repetidas, se `quantas` são mais do que há."""
     construtor = nb.tfds.builder("cats_vs_dogs")
     if not construtor.is_prepared():
         construtor = nb.tfds.builder_from_directory(RAIZ / "amostra/cats_vs_dogs_amostra/1.0.0")
-    if quantas is None or quantas <= construtor.info.splits["train"].num_examples:
-        return construtor
+    return construtor if quantas <= construtor.info.splits["train"].num_examples else repete(nb, construtor, quantas)
+
+
+def repete(nb, construtor, quantas):
+    """Dataset com pelo menos `quantas` fotos: os mesmos TFRecords, ligados várias vezes sob outros nomes."""
     origem, copia = pathlib.Path(construtor.data_dir), pathlib.Path(tempfile.mkdtemp()) / "1.0.0"
     copia.mkdir()
-    info = json.loads((origem / "dataset_info.json").read_text())
+    info = json.loads((origem / "dataset_info.json").read_text(encoding="utf-8"))
     [divisao] = info["splits"]
     vezes = -(-quantas // sum(map(int, divisao["shardLengths"])))
     registros = sorted(p for p in origem.iterdir() if ".tfrecord" in p.name)
@@ -52,7 +55,7 @@ def dados(nb, quantas=None):
         destino = copia / f"{prefixo}-train.tfrecord-{i:05}-of-{vezes * len(registros):05}"
         destino.symlink_to(registros[i % len(registros)])
     divisao["shardLengths"] = divisao["shardLengths"] * vezes
-    (copia / "dataset_info.json").write_text(json.dumps(info))
+    (copia / "dataset_info.json").write_text(json.dumps(info), encoding="utf-8")
     for nome in ("features.json", "label.labels.txt"):
         (copia / nome).write_bytes((origem / nome).read_bytes())
     return nb.tfds.builder_from_directory(copia)

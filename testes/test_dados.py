@@ -9,6 +9,7 @@ import threading
 import time
 import zipfile
 
+import desempenho
 import numpy as np
 import pytest
 
@@ -46,6 +47,22 @@ def test_as_partes_sao_disjuntas_e_cobrem_tudo(nb, n):
     assert indices == list(range(n))
     treino, validacao, teste = (fim - inicio for inicio, fim in faixas.values())
     assert abs(treino - 0.8 * n) <= 1 and abs(validacao - 0.1 * n) <= 1 and abs(teste - 0.1 * n) <= 1
+
+
+def test_poucas_fotos_sao_recusadas(nb):
+    with pytest.raises(nb.ErroClaro, match="pelo menos 100"):
+        nb.divide(99)
+
+
+def test_num_dataset_de_varios_arquivos_as_faixas_seguem_a_ordem(nb, amostra):
+    """O dataset inteiro vem em vários TFRecords; a fatia [a:b] tem de ser o pedaço a:b da leitura inteira."""
+    repetida = desempenho.repete(nb, amostra, 5000)
+    assert repetida.info.splits["train"].num_examples == 6000 and len(repetida.info.splits["train"].filepaths) == 3
+    _, todos = nb.le_rotulos(repetida, 6000)
+    _, uma = nb.le_rotulos(amostra, 2000)
+    assert np.array_equal(todos, np.tile(uma, 3))
+    pedaco = [e["image/filename"].decode() for e in nb.le_fotos(repetida, (1990, 2010), (3995, 4005)).as_numpy_iterator()]
+    assert pedaco == [*todos[1990:2010], *todos[3995:4005]]
 
 
 def test_ler_por_faixas_da_as_mesmas_fotos_na_mesma_ordem(nb, amostra):
