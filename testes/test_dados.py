@@ -7,6 +7,7 @@ import pathlib
 import socket
 import threading
 import time
+import tracemalloc
 import zipfile
 
 import desempenho
@@ -38,6 +39,14 @@ def test_a_amostra_tem_as_features_do_dataset_de_verdade(nb, amostra):
     rotulos, arquivos = nb.le_rotulos(amostra, 2000)
     assert np.bincount(rotulos).tolist() == [1000, 1000] and len(set(arquivos)) == 2000
     assert sum(f.stat().st_size for f in pathlib.Path(amostra.data_dir).iterdir()) < 6_000_000
+
+
+def test_ler_os_rotulos_nao_guarda_as_fotos_na_memoria(nb, amostra):
+    tracemalloc.start()
+    nb.le_rotulos(amostra, 2000)
+    _, pico = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert pico < 2_000_000, "as 2.000 fotos codificadas ocupam 4,7 MB"
 
 
 @pytest.mark.parametrize("n", [100, 101, 2000, 23262])
