@@ -109,6 +109,14 @@ def test_zip_que_nao_serve_e_explicado_e_nao_deixa_dataset_pela_metade(nb, tmp_p
     assert not nb.tfds.builder("cats_vs_dogs", data_dir=str(tmp_path / "tfds")).is_prepared()
 
 
+def test_disco_cheio_ao_preparar_nao_e_culpa_do_zip(nb, tmp_path, monkeypatch):
+    def sem_espaco(self, *a, **k):
+        raise OSError(28, "No space left on device")
+    monkeypatch.setattr(nb.cats_vs_dogs.CatsVsDogs, "download_and_prepare", sem_espaco)
+    with pytest.raises(nb.ErroClaro, match="No space left.*mude DATA_DIR"):
+        nb.escolhe_dados("cats_vs_dogs", str(tmp_path / "tfds"), faz_zip(tmp_path / "f.zip", fotos_boas(nb)))
+
+
 def test_o_que_ja_esta_preparado_vem_antes_do_zip(nb, tmp_path):
     data_dir = str(tmp_path / "tfds")
     nb.escolhe_dados("cats_vs_dogs", data_dir, faz_zip(tmp_path / "f.zip", fotos_boas(nb)))
