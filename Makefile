@@ -29,8 +29,9 @@ jupyter: $(VENV)/pronto
 
 desempenho: $(VENV)/pronto-testes
 	$(BIN)/python testes/desempenho.py
+	$(BIN)/python testes/leiame.py
 
-# Refaz as saídas do notebook no próprio arquivo (usa o que houver em DATA_DIR/TFDS_DATA_DIR).
+# Refaz as saídas do notebook no próprio arquivo e os números do README (usa o que houver em DATA_DIR/TFDS_DATA_DIR).
 notebook: $(VENV)/pronto
 	$(BIN)/python testes/executa_notebook.py
 

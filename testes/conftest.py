@@ -65,6 +65,7 @@ def dados_reais(tmp_path_factory):
 
 def comando(pasta, **parametros):
     """Linha de comando que roda o notebook pelo papermill, como faz o `make`."""
+    parametros = {"EXPORTAR": False} | parametros  # leva meio minuto: só quem a testa a pede
     opcoes = [texto for nome, valor in parametros.items() for texto in ("-p", nome, str(valor))]
     return [sys.executable, "-m", "papermill", "--no-progress-bar", "--log-output", "-k", "python3", *opcoes,
             str(NOTEBOOK), str(pasta / "executado.ipynb")]

@@ -5,8 +5,12 @@
 (c) a extração do notebook, do TFRecord às partes em disco, com cada motor;
 (d) o motor sozinho, com as fotos já prontas na memória: o limite do processador.
 
+Depois, o que cada backbone e cada motor alcança em validação cruzada, nas mesmas fotos e nos mesmos 5 grupos, e o que
+o ajuste fino muda no teste, em três sementes, na amostra e nas fotos reais. Ao todo, perto de meia hora.
+
 Cada medida roda num processo próprio, alternadas e repetidas; valem as medianas e, sobretudo, as razões. Usa
-as fotos reais preparadas em TFDS_DATA_DIR (ou na pasta padrão do TFDS), ou a amostra se elas não existirem.
+as fotos reais preparadas em TFDS_DATA_DIR (ou na pasta padrão do TFDS), ou a amostra se elas não existirem. O
+resultado fica em testes/desempenho.json, de onde `make leiame` o leva ao README.
 """
 
 import json
@@ -22,6 +26,8 @@ import time
 from conftest import RAIZ, celulas
 
 META = 0.985
+MOTORES = ("keras", "openvino", "openvino-bf16", "openvino-int8")
+TRIO = "EfficientNetLite0+EfficientNetLite1+EfficientNetLite2"
 REPETICOES = int(os.environ.get("REPETICOES", 3))
 
 
@@ -149,12 +155,55 @@ def mede_limite(nb, motor):
     return {"por_segundo": 4 * 512 / (time.perf_counter() - inicio)}
 
 
+def mede_backbone(nb, nome, motor):
+    """Acurácia e log loss em validação cruzada de 5 grupos, com as épocas que a divisão do notebook escolhe."""
+    construtor, backbone = dados(nb), nb.cria_backbone(nome)
+    y, _ = nb.le_rotulos(construtor, 2000)
+    with tempfile.TemporaryDirectory() as pasta:
+        pasta = pathlib.Path(pasta)
+        X, resumo = nb.extrai_caracteristicas(construtor, 2000, backbone, motor, pasta)
+        _, historico = nb.treina_cabeca(X, y, range(1600), range(1600, 1800), 32, 100, pasta, "x")
+        p = nb.validacao_cruzada(X, y, 32, nb.melhor_epoca(historico), 42, pasta, "x")
+    acertos = int(((p > 0.5) == y).sum())
+    return {"por_segundo": resumo["por_segundo"], "motor": resumo["motor"], "acuracia": acertos / 2000,
+            "ic95": nb.intervalo(acertos, 2000), "log_loss": nb.log_loss(y, p), "mb": backbone.count_params() * 4 / 1e6}
+
+
+def mede_ajuste(nb, semente, epocas, amostra):
+    """O ajuste fino do notebook, do treino da cabeça à decisão da validação: acurácia de teste antes e depois."""
+    construtor, backbone = nb.abre_amostra("medida") if amostra else dados(nb), nb.cria_backbone("EfficientNetLite0")
+    y, _ = nb.le_rotulos(construtor, 2000)
+    treino, validacao, teste = nb.np.arange(1600), nb.np.arange(1600, 1800), nb.np.arange(1800, 2000)
+    nb.keras.utils.set_random_seed(semente)
+    with tempfile.TemporaryDirectory() as pasta:
+        pasta = pathlib.Path(pasta)
+        X, _ = nb.extrai_caracteristicas(construtor, 2000, backbone, nb.escolhe_motor("auto"), pasta)
+        cabeca, historico = nb.treina_cabeca(X, y, treino, validacao, 32, 100, pasta, "x")
+        inicio = time.perf_counter()
+        novo, nova, h, parte, perda = nb.ajusta_fino(construtor, backbone, cabeca, treino, validacao, 32, epocas, semente, pasta, "x")
+        segundos = time.perf_counter() - inicio
+        antes, depois = (nb.avalia(y[teste], nb.prediz(nb.junta(*par), construtor, (1800, 2000), pasta)[0])
+                         for par in ((backbone, cabeca), (novo, nova)))
+    perda_antes = min(e["val_log_loss"] for e in historico)
+    return {"por_segundo": len(h) * 1600 / segundos, "segundos": segundos, "antes": antes["acuracia"], "sem_decisao": depois["acuracia"],
+            "depois": (depois if perda < perda_antes else antes)["acuracia"], "aceito": perda < perda_antes, "parte": parte,
+            "perdas": [perda_antes, *(e["val_log_loss"] for e in h), perda]}
+
+
 MEDIDAS = {"a tutorial": mede_tutorial, "b predict": mede_predict}
-for _motor in ("keras", "openvino", "openvino-int8"):
+for _motor in MOTORES:
     MEDIDAS[f"c {_motor}"] = lambda nb, m=_motor: mede_extracao(nb, m)
     MEDIDAS[f"d {_motor}"] = lambda nb, m=_motor: mede_limite(nb, m)
 for _n in (500, 2000, 4000, 16000):
-    MEDIDAS[f"n {_n}"] = lambda nb, n=_n: mede_extracao(nb, "openvino", n)
+    MEDIDAS[f"n {_n}"] = lambda nb, n=_n: mede_extracao(nb, nb.escolhe_motor("auto"), n)
+for _motor in MOTORES:
+    MEDIDAS[f"v EfficientNetLite0 {_motor}"] = lambda nb, m=_motor: mede_backbone(nb, "EfficientNetLite0", m)
+for _nome in ("EfficientNetLite1", "EfficientNetLite2", TRIO):
+    MEDIDAS[f"v {_nome} openvino"] = lambda nb, nome=_nome: mede_backbone(nb, nome, "openvino")
+
+for _semente in (1, 2, 3):
+    MEDIDAS[f"f amostra {_semente}"] = lambda nb, s=_semente: mede_ajuste(nb, s, 5, True)
+    MEDIDAS[f"f fotos reais {_semente}"] = lambda nb, s=_semente: mede_ajuste(nb, s, 3, False)
 
 
 def em_processo_proprio(nome):
@@ -166,7 +215,7 @@ def em_processo_proprio(nome):
 
 def desenha(linhas):
     import matplotlib.pyplot as plt
-    figura, eixo = plt.subplots(figsize=(8, 3.4), facecolor="white", layout="constrained")
+    figura, eixo = plt.subplots(figsize=(8, 3.6), facecolor="white", layout="constrained")
     nomes, valores, cores = zip(*reversed(linhas))
     barras = eixo.barh(nomes, valores, color=cores)
     eixo.bar_label(barras, fmt="%.0f", padding=3)
@@ -175,32 +224,57 @@ def desenha(linhas):
     figura.savefig(RAIZ / "imagens/desempenho.png", dpi=90)
 
 
+def resume(resultados):
+    """Uma medida por nome: a mediana de cada número das voltas, e o que não é número tal como está."""
+    def mediana(valores):
+        return statistics.median(valores) if all(isinstance(v, (int, float)) for v in valores) else valores[0]
+    return {nome: {chave: mediana([r[chave] for r in rs]) for chave in rs[0]} for nome, rs in resultados.items() if rs}
+
+
+def mostra(r):
+    """Imprime as tabelas do que `resume` devolveu."""
+    padrao = r["n 2000"]["motor"]
+    print(f"\n{'':<18} {'imagens/s':>10} {'÷ (b)':>7} {'÷ (d)':>7}   segundos até {META:.1%} na validação")
+    for nome in [n for n in r if n[0] in "abcd"]:
+        limite = r[nome]["por_segundo"] / r["d" + nome[1:]]["por_segundo"] if nome[0] == "c" else float("nan")
+        ate = "" if nome[0] == "d" else f"{r[nome]['meta']:.1f}" if r[nome]["meta"] else "não chegou em 10 épocas"
+        razao = r[nome]["por_segundo"] / r["b predict"]["por_segundo"]
+        print(f"{nome:<18} {r[nome]['por_segundo']:>10.1f} {razao:>7.2f} {limite:>7.2f}   {ate}")
+    meta = r[f"c {padrao}"]["meta"]
+    print(f"\nMotor padrão nesta máquina: {padrao}")
+    if r["a tutorial"]["meta"]:
+        print(f"Tempo até a meta: (a) ÷ (c) = {r['a tutorial']['meta'] / meta:.1f}, (b) ÷ (c) = {r['b predict']['meta'] / meta:.1f}")
+    print(f"\n{'imagens':>8} {'ms/imagem':>10} {'pico MB':>8} {'vetores MB':>11}")
+    for n in (500, 2000, 4000, 16000):
+        m = r[f"n {n}"]
+        print(f"{n:>8} {1000 / m['por_segundo']:>10.2f} {m['pico_mb']:>8.0f} {m['vetores_mb']:>11.1f}")
+    print(f"\n{'validação cruzada':<62} {'acurácia':>9} {'IC 95 %':>15} {'log loss':>9} {'MB':>6} {'imagens/s':>10}")
+    for nome in [n for n in r if n[0] == "v"]:
+        m = r[nome]
+        print(f"{nome[2:]:<62} {m['acuracia']:>9.4f} {m['ic95'][0]:>7.4f}–{m['ic95'][1]:.4f} {m['log_loss']:>9.4f} "
+              f"{m['mb']:>6.1f} {m['por_segundo']:>10.0f}")
+    print(f"\n{'ajuste fino, semente':<24} {'teste antes':>12} {'depois':>8} {'decisão':>12} {'pesos novos':>12} {'segundos':>9}")
+    for nome in [n for n in r if n[0] == "f"]:
+        m = r[nome]
+        decisao = "aceito" if m["aceito"] else "descartado"
+        print(f"{nome[2:]:<24} {m['antes']:>12.3f} {m['depois']:>8.3f} {decisao:>12} {m['parte']:>12.0%} {m['segundos']:>9.0f}")
+
+
 def main():
     resultados = {nome: [] for nome in MEDIDAS}
     for volta in range(REPETICOES):
         for nome in MEDIDAS:
-            if volta and nome[0] == "a":
+            if volta and nome[0] in "avf":
                 continue  # minutos por medida: uma só
             r = em_processo_proprio(nome)
             resultados[nome].append(r)
-            print(f"  volta {volta + 1}  {nome:<18} {r['por_segundo']:7.1f} imagens/s  pico {r['pico_mb']:6.0f} MB", flush=True)
-    mediana = {nome: statistics.median(r["por_segundo"] for r in rs) for nome, rs in resultados.items()}
-    meta = {nome: rs[0].get("meta") and statistics.median(r["meta"] for r in rs) for nome, rs in resultados.items()}
-    print(f"\n{'':<18} {'imagens/s':>10} {'÷ (b)':>7} {'÷ (d)':>7}   segundos até {META:.1%} na validação")
-    for nome in [n for n in MEDIDAS if n[0] != "n"]:
-        limite = mediana[nome] / mediana["d" + nome[1:]] if nome[0] == "c" else float("nan")
-        ate = "" if nome[0] == "d" else f"{meta[nome]:.1f}" if meta[nome] else "não chegou em 10 épocas"
-        print(f"{nome:<18} {mediana[nome]:>10.1f} {mediana[nome] / mediana['b predict']:>7.2f} {limite:>7.2f}   {ate}")
-    if meta["a tutorial"]:
-        print(f"\nTempo até a meta: (a) ÷ (c openvino) = {meta['a tutorial'] / meta['c openvino']:.1f}, "
-              f"(b) ÷ (c openvino) = {meta['b predict'] / meta['c openvino']:.1f}")
-    print(f"\n{'imagens':>8} {'ms/imagem':>10} {'pico MB':>8} {'vetores MB':>11}")
-    for n in (500, 2000, 4000, 16000):
-        rs = resultados[f"n {n}"]
-        print(f"{n:>8} {1000 / mediana[f'n {n}']:>10.2f} {statistics.median(r['pico_mb'] for r in rs):>8.0f} {rs[0]['vetores_mb']:>11.1f}")
-    desenha([("tutorial: backbone dentro do fit", mediana["a tutorial"], "#999999"), ("Model.predict", mediana["b predict"], "#999999"),
-             ("este notebook, motor keras", mediana["c keras"], "#56B4E9"), ("este notebook, OpenVINO (padrão)", mediana["c openvino"], "#0072B2"),
-             ("este notebook, OpenVINO int8", mediana["c openvino-int8"], "#0072B2")])
+            print(f"  volta {volta + 1}  {nome:<64} {r['por_segundo']:7.1f} imagens/s  pico {r['pico_mb']:6.0f} MB", flush=True)
+    r = resume(resultados)
+    mostra(r)
+    (RAIZ / "testes/desempenho.json").write_text(json.dumps(r, indent=1) + "\n", encoding="utf-8")
+    barras = [("tutorial: backbone dentro do fit", "a tutorial", "#999999"), ("Model.predict", "b predict", "#999999")]
+    barras += [(f"este notebook, motor {m}", f"c {m}", "#0072B2" if m == r["n 2000"]["motor"] else "#56B4E9") for m in MOTORES]
+    desenha([(texto, r[nome]["por_segundo"], cor) for texto, nome, cor in barras])
 
 
 if __name__ == "__main__":

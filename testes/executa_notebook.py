@@ -2,13 +2,15 @@
 
 Usa a pasta de modelos e os dados padrão; para outros dados, a variável TFDS_DATA_DIR. O arquivo fica como
 se alguém o tivesse rodado no Jupyter: sem a célula de parâmetros injetada do papermill, sem horários e com
-as barras de progresso no estado final.
+as barras de progresso no estado final. Os números do README são refeitos com os desta execução.
 """
 
+import json
 import pathlib
 import sys
 import tempfile
 
+import leiame
 import nbformat
 from nbclient import NotebookClient
 
@@ -38,13 +40,16 @@ def main():
         (trabalho / "amostra").symlink_to(RAIZ / "amostra")
         (trabalho / "imagens").symlink_to(RAIZ / "imagens")
         NotebookClient(notebook, timeout=None, resources={"metadata": {"path": pasta}}).execute()
+        metricas = json.loads((trabalho / "modelos/metricas.json").read_text(encoding="utf-8"))
     for celula in notebook.cells:
         celula.metadata.pop("execution", None)
         if celula.cell_type == "code":
             celula.outputs = junta_saidas(celula.outputs)
     notebook.metadata = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
                          "language_info": {"name": "python"}}
+    notebook.metadata.pop("widgets", None)
     nbformat.write(notebook, NOTEBOOK)
+    leiame.atualiza(metricas)
 
 
 if __name__ == "__main__":

@@ -7,10 +7,12 @@ import subprocess
 import sys
 import time
 
+import leiame
 import numpy as np
 import psutil
 import pytest
 from conftest import NOTEBOOK, RAIZ, ambiente, comando, executa, prepara_pasta, saidas
+from PIL import Image
 
 CONTRATO = {"dataset", "n_treino", "n_validacao", "n_teste", "acuracia", "precisao", "recall", "log_loss",
             "imagens_extraidas", "segundos_extracao", "segundos_total"}
@@ -25,7 +27,7 @@ def mesmos_resultados(a, b):
 def na_amostra(tmp_path_factory):
     """Uma execução completa sem rede e sem dados: cai na amostra."""
     pasta = tmp_path_factory.mktemp("amostra")
-    processo, metricas = executa(pasta)
+    processo, metricas = executa(pasta, EXPORTAR=True)
     assert processo.returncode == 0, processo.stderr[-3000:]
     return pasta, metricas
 
@@ -48,13 +50,14 @@ def test_as_tres_licoes_acontecem_de_verdade(na_amostra):
     assert "uma foto: (224, 224, 3)\n  ValueError" in texto and "(32, 224, 224, 3) → características (32, 1280)" in texto
     certa, sem_normalizar, de_outra_rede = (r["val_log_loss"] for r in metricas["licao_2"].values())
     assert certa < de_outra_rede < sem_normalizar
-    assert "Dez passagens de 2000 fotos" in texto
+    assert "dez épocas, " in texto and "na próxima sessão, nenhuma" in texto
 
 
 def test_as_figuras_sao_gravadas(na_amostra):
     pasta, _ = na_amostra
-    for nome in ("visualizacao_de_exemplos_do_dataset.png", "curvas_de_treino.png"):
-        figura = (pasta / "imagens" / nome).read_bytes()
+    for nome in ("visualizacao_de_exemplos_do_dataset", "curvas_de_treino", "confusao_e_calibracao", "erros_mais_convictos",
+                 "onde_olhou", "nem_gato_nem_cachorro"):
+        figura = (pasta / f"imagens/{nome}.png").read_bytes()
         assert figura.startswith(b"\x89PNG") and 5_000 < len(figura) < 500_000
 
 
@@ -123,7 +126,7 @@ def test_ajuste_fino_e_limite_de_imagens_no_notebook_inteiro(tmp_path):
     assert processo.returncode == 0, processo.stderr[-3000:]
     assert (metricas["n_treino"], metricas["n_validacao"], metricas["n_teste"]) == (320, 40, 40)
     assert metricas["ajuste_fino"] in ("aceito", "descartado")
-    assert f"depois do ajuste fino: {metricas['ajuste_fino']}" in saidas(tmp_path / "executado.ipynb")
+    assert f"dos pesos novos: {metricas['ajuste_fino']}" in saidas(tmp_path / "executado.ipynb")
 
 
 def test_com_as_2000_fotos_reais(dados_reais, tmp_path):
@@ -136,14 +139,36 @@ def test_com_as_2000_fotos_reais(dados_reais, tmp_path):
     assert de_novo["imagens_extraidas"] == 0 and mesmos_resultados(metricas, de_novo)
 
 
-def test_os_numeros_do_readme_sao_os_do_notebook_versionado():
-    """Todo número entre marcas `numeros` do README tem de estar, inteiro, nas saídas do notebook."""
-    texto = saidas(NOTEBOOK)
-    leiame = (RAIZ / "README.md").read_text(encoding="utf-8")
-    blocos = re.findall(r"<!-- numeros -->(.*?)<!-- /numeros -->", leiame, re.DOTALL)
-    numeros = [n.replace(",", ".") for bloco in blocos for n in re.findall(r"`([\d.,]+)`", bloco)]
-    assert len(blocos) == 3 and len(numeros) >= 20
-    assert not [n for n in numeros if not re.search(rf"(?<![\d.]){re.escape(n)}(?![\d.]*\d)", texto)]
+def test_os_numeros_do_readme_sao_os_medidos():
+    """Os blocos do notebook estão, número a número, nas saídas versionadas; os de desempenho, em desempenho.json."""
+    texto, leiame_atual = saidas(NOTEBOOK), leiame.LEIAME.read_text(encoding="utf-8")
+    medidas = json.loads((RAIZ / "testes/desempenho.json").read_text(encoding="utf-8"))
+    assert leiame.com_numeros(leiame_atual, leiame.DO_DESEMPENHO, medidas) == leiame_atual
+    for funcao in leiame.DO_NOTEBOOK:
+        [bloco] = re.findall(rf"<!-- numeros: {funcao.__name__} -->(.*?)<!-- /numeros -->", leiame_atual, re.DOTALL)
+        numeros = [n.replace(",", ".") for n in re.findall(r"`([\d.,e−+-]+)`", bloco)]
+        assert numeros and not [n for n in numeros if not re.search(rf"(?<![\d.]){re.escape(n)}(?![\d.]*\d)", texto)], numeros
+
+
+def test_os_exemplos_do_readme_funcionam(na_amostra, nb, amostra):
+    """Cada bloco python do README, copiado e colado, dá a mesma resposta que `classifica`."""
+    pasta, _ = na_amostra
+    [foto] = nb.pega_fotos(amostra, [1999])
+    Image.fromarray(foto).save(pasta / "minha_foto.jpg", quality=95)
+    esperada = nb.carrega_classificador(pasta / "modelos")(pasta / "minha_foto.jpg")["probabilidades"]["cachorro"]
+    exemplos = re.findall(r"```python\n(.*?)```", leiame.LEIAME.read_text(encoding="utf-8"), re.DOTALL)
+    assert len(exemplos) == 3
+    for exemplo in exemplos:
+        processo = subprocess.run([sys.executable, "-c", exemplo], cwd=pasta, capture_output=True, text=True)
+        assert processo.returncode == 0, processo.stderr[-2000:]
+        assert float(processo.stdout.split("probabilidade de cachorro: ")[1]) == pytest.approx(esperada, abs=0.05)
+
+
+def test_toda_figura_do_readme_existe_e_tem_texto_alternativo():
+    figuras = re.findall(r"!\[(.*?)\]\((imagens/.*?)\)", leiame.LEIAME.read_text(encoding="utf-8"))
+    assert len(figuras) >= 7 and all(len(texto) > 30 for texto, _ in figuras)
+    for _, arquivo in figuras:
+        assert 5_000 < (RAIZ / arquivo).stat().st_size < 500_000, arquivo
 
 
 def test_o_ci_roda_o_mesmo_comando_dos_testes():
