@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from conftest import RAIZ
 
-FAIXAS = {"treino": (0, 96), "validacao": (1600, 1664)}
+TREINO, VALIDACAO = np.arange(96), np.arange(1600, 1664)
 
 
 def ajusta(nb, amostra, backbone, cabeca, pasta):
-    return nb.ajusta_fino(amostra, backbone, cabeca, FAIXAS, 32, 2, 0, pasta, "r")
+    return nb.ajusta_fino(amostra, backbone, cabeca, TREINO, VALIDACAO, 32, 2, 0, pasta, "r")
 
 
 class Interrompido(Exception):
@@ -21,12 +21,12 @@ class Interrompido(Exception):
 @pytest.fixture(scope="module")
 def cabeca(nb, caracteristicas, tmp_path_factory):
     X, y = caracteristicas
-    return nb.treina_cabeca(X, y, (0, 1600), (1600, 1800), 32, 100, tmp_path_factory.mktemp("cabeca"), "r")[0]
+    return nb.treina_cabeca(X, y, range(1600), range(1600, 1800), 32, 100, tmp_path_factory.mktemp("cabeca"), "r")[0]
 
 
 def test_ajuste_fino_treina_so_o_alto_e_retomado_da_o_mesmo(nb, amostra, backbone, cabeca, tmp_path, monkeypatch):
     antes = [p.copy() for p in backbone.get_weights()]
-    novo, nova_cabeca, historico = ajusta(nb, amostra, backbone, cabeca, tmp_path / "inteira")
+    novo, nova_cabeca, historico, *_ = ajusta(nb, amostra, backbone, cabeca, tmp_path / "inteira")
     assert len(historico) == 2
     assert all(np.array_equal(a, b) for a, b in zip(antes, backbone.get_weights())), "o backbone original não muda"
     mudou = {c.name: any(not np.array_equal(a, b) for a, b in zip(c.get_weights(), backbone.get_layer(c.name).get_weights()))
@@ -45,7 +45,7 @@ def test_ajuste_fino_treina_so_o_alto_e_retomado_da_o_mesmo(nb, amostra, backbon
         m.setattr(nb, "grava_npz", morre_na_segunda)
         with pytest.raises(Interrompido):
             ajusta(nb, amostra, backbone, cabeca, tmp_path / "cortada")
-    retomado, _, historico_retomado = ajusta(nb, amostra, backbone, cabeca, tmp_path / "cortada")
+    retomado, _, historico_retomado, *_ = ajusta(nb, amostra, backbone, cabeca, tmp_path / "cortada")
     assert historico_retomado == historico
     assert all(np.array_equal(a, b) for a, b in zip(novo.get_weights(), retomado.get_weights()))
 
@@ -77,11 +77,10 @@ def test_duas_placas_dividem_os_lotes(tmp_path):
                         "amostra = nb.tfds.builder_from_directory(conftest.RAIZ / 'amostra/cats_vs_dogs_amostra/1.0.0')\n"
                         "estrategia = tf.distribute.MirroredStrategy(['CPU:0', 'CPU:1'])\n"
                         "assert estrategia.num_replicas_in_sync == 2\n"
-                        "backbone = nb.cria_backbone('EfficientNetLite0')\n"
-                        "novo, cabeca, h = nb.ajusta_fino(amostra, backbone, nb.cria_cabeca(1280), {'treino': (0, 64),\n"
-                        "    'validacao': (64, 96)}, 32, 2, 0, pathlib.Path(sys.argv[1]), 'r', estrategia)\n"
+                        "import numpy as np\nbackbone = nb.cria_backbone('EfficientNetLite0')\n"
+                        "novo, cabeca, h, *_ = nb.ajusta_fino(amostra, backbone, nb.cria_cabeca(1280), np.arange(64),\n"
+                        "    np.arange(64, 96), 32, 2, 0, pathlib.Path(sys.argv[1]), 'r', estrategia)\n"
                         "assert len(h) == 2 and all(x['val_log_loss'] > 0 for x in h)\n"
-                        "import numpy as np\n"
                         "mudou = [not np.array_equal(a, b) for a, b in zip(novo.get_weights(), backbone.get_weights())]\n"
                         "assert any(mudou) and not all(mudou)\nprint('dividiu', h[-1])\n", "utf-8")
     processo = subprocess.run([sys.executable, programa, tmp_path / "modelos"], capture_output=True, text=True)

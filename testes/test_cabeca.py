@@ -9,7 +9,7 @@ TREINO, VALIDACAO, TESTE = (0, 1600), (1600, 1800), (1800, 2000)
 
 
 def treina(nb, X, y, pasta, epocas=100, **k):
-    return nb.treina_cabeca(X, y, TREINO, VALIDACAO, k.get("tamanho_lote", 32), epocas, pasta, k.get("receita", "r"))
+    return nb.treina_cabeca(X, y, range(*TREINO), range(*VALIDACAO), k.get("tamanho_lote", 32), epocas, pasta, k.get("receita", "r"))
 
 
 def test_a_cabeca_chega_aonde_chega_a_regressao_logistica(nb, caracteristicas, tmp_path):

@@ -118,13 +118,25 @@ def test_modelos_que_nao_e_pasta_e_explicado(nb, tmp_path):
 
 
 def test_cada_motor_concorda_com_o_keras(nb, amostra, backbone, tmp_path, capsys):
-    vetores = {motor: de_novo(nb, amostra, backbone, tmp_path, motor=motor)[0] for motor in nb.MOTORES[1:]}
+    motores = [motor for motor in nb.MOTORES[1:] if motor != "openvino-bf16" or nb.tem_bf16()]
+    vetores = {motor: de_novo(nb, amostra, backbone, tmp_path, motor=motor)[0] for motor in motores}
     np.testing.assert_allclose(vetores["openvino"], vetores["keras"], atol=1e-3)
-    for motor, minimo in (("openvino-int8", 0.9), ("keras-float16", 0.999)):
+    for motor, minimo in {"openvino-int8": 0.9, "openvino-bf16": 0.95, "keras-float16": 0.999}.items():
+        if motor not in motores:
+            continue
         assert vetores[motor].dtype == "float32" and not np.array_equal(vetores[motor], vetores["keras"])
         assert min(np.corrcoef(a, b)[0, 1] for a, b in zip(vetores[motor], vetores["keras"])) > minimo
     texto = capsys.readouterr().out
-    assert texto.count("maior diferença para o Keras") == 3
+    assert texto.count("maior diferença para o Keras") == len(motores) - 1
+
+
+def test_bf16_so_onde_o_processador_o_tem(nb, amostra, backbone, partes_pequenas, tmp_path, monkeypatch, capsys):
+    for tem, padrao in ((True, "openvino-bf16"), (False, "openvino")):
+        monkeypatch.setattr(nb, "tem_bf16", lambda: tem)
+        assert nb.escolhe_motor("auto") == padrao
+    nb.motor_openvino.cache_clear()
+    _, resumo = de_novo(nb, amostra, backbone, tmp_path, motor="openvino-bf16")
+    assert resumo["motor"] == "keras" and "não tem instruções bf16" in capsys.readouterr().out
 
 
 def test_sem_openvino_diz_e_segue_com_o_keras(nb, amostra, backbone, partes_pequenas, tmp_path, monkeypatch, capsys):
@@ -137,7 +149,7 @@ def test_sem_openvino_diz_e_segue_com_o_keras(nb, amostra, backbone, partes_pequ
 
 
 def test_motor_que_discorda_do_keras_nao_e_usado(nb, amostra, backbone, partes_pequenas, tmp_path, monkeypatch, capsys):
-    def errado(backbone, amostras=None):
+    def errado(backbone, precisao="f32", amostras=None):
         return lambda fotos: (np.random.default_rng(i).random(1280) for i, _ in enumerate(fotos))
     monkeypatch.setattr(nb, "motor_openvino", errado)
     _, resumo = de_novo(nb, amostra, backbone, tmp_path, motor="openvino")

@@ -8,7 +8,7 @@ import sys
 from conftest import NOTEBOOK, celulas
 
 PARAMETROS = {"DATASET", "DATA_DIR", "ARQUIVO_ZIP", "MODELOS", "BACKBONE", "MOTOR", "TAMANHO_LOTE", "EPOCAS",
-              "EPOCAS_AJUSTE_FINO", "MAX_IMAGENS", "SEMENTE"}
+              "EPOCAS_AJUSTE_FINO", "MAX_IMAGENS", "REMOVE_SUSPEITAS", "FOTOS", "EXPORTAR", "SEMENTE"}
 
 
 def test_a_primeira_celula_de_codigo_traz_os_parametros():
