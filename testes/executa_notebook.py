@@ -30,6 +30,8 @@ def junta_saidas(saidas):
         if saida.output_type == "stream":
             linhas = [linha.rstrip("\r").rsplit("\r", 1)[-1] for linha in saida.text.split("\n")]
             saida.text = "\n".join(linhas)
+        if "application/vnd.jupyter.widget-view+json" in saida.get("data", {}):  # sem kernel, o botão seria um erro na página
+            saida.data = {"text/plain": "(aqui aparece o botão «Escolher fotos», quando se roda a célula)"}
     return unidas
 
 
