@@ -58,6 +58,8 @@ def test_o_notebook_versionado_tem_as_saidas_de_uma_execucao_limpa():
         assert all(saida["output_type"] != "error" for saida in celula["outputs"])
         mostra = not {"definicoes", "parameters"} & set(celula["metadata"].get("tags", []))
         assert bool(celula["outputs"]) == mostra, "".join(celula["source"])
+        if mostra and "mostra_" in (fonte := "".join(celula["source"])) and "mostra_metricas" not in fonte:
+            assert any("image/png" in saida.get("data", {}) for saida in celula["outputs"]), f"figura que não aparece:\n{fonte}"
     texto = json.dumps([c["outputs"] for c in codigo])
     assert "amostra embutida" not in texto.lower(), "as saídas versionadas são das fotos reais"
     assert not [lugar for lugar in ("/home/", "/root/", "/tmp/", f"{NOTEBOOK.parent.parent}/", "C:\\\\") if lugar in texto]
