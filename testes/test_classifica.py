@@ -37,7 +37,7 @@ def faz_modelos(nb, backbone, X, y, pasta):
     """Deixa em `pasta` o que o notebook deixa em MODELOS; quem grava são as células do próprio notebook."""
     faixas = nb.divide(len(y))
     cabeca, _ = nb.treina_cabeca(X, y, range(*faixas["treino"]), range(*faixas["validacao"]), 32, 100, pasta, "r")
-    estado = {**vars(nb), "X_final": X, "backbone_final": backbone, "cabeca": cabeca, "faixas": faixas, "pasta": pasta,
+    estado = {**vars(nb), "X_final": X, "backbone_final": backbone, "cabeca_final": cabeca, "faixas": faixas, "pasta": pasta,
               "teste": range(*faixas["teste"]), "vetores_teste": X[slice(*faixas["teste"])], "CLASSES": ["gato", "cachorro"]}
     for arquivo in ("detector_dogs_cats.keras", "classificador.npz"):
         [fonte] = [c for c in celulas() if f'"{arquivo}"' in c and "grava" in c and "def " not in c]

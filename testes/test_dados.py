@@ -3,6 +3,8 @@
 import contextlib
 import http.server
 import io
+import json
+import os
 import pathlib
 import socket
 import threading
@@ -190,17 +192,6 @@ def test_sem_rede_a_amostra_e_escolhida_e_anunciada(nb, tmp_path, monkeypatch, c
     assert len({len(linha) for linha in caixa.strip().splitlines()}) == 1, "a caixa tem de fechar"
 
 
-def test_download_que_falha_no_meio_segue_com_a_amostra_e_diz_por_que(nb, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(pathlib.Path(__file__).parent.parent)
-    monkeypatch.setattr(nb, "servidor_responde", lambda url: True)
-
-    def falha(self, *a, **k):
-        raise ConnectionError("caiu")
-    monkeypatch.setattr(nb.cats_vs_dogs.CatsVsDogs, "download_and_prepare", falha)
-    assert nb.escolhe_dados("cats_vs_dogs", str(tmp_path), None).info.name == "cats_vs_dogs_amostra"
-    assert "o download falhou (ConnectionError)" in capsys.readouterr().out
-
-
 def test_sem_nada_a_mensagem_diz_o_que_fazer(nb, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(nb.ErroClaro, match="pasta amostra/ não está"):
@@ -212,3 +203,95 @@ def test_a_amostra_versionada_e_a_que_o_script_gera(nb, amostra):
     fotos = list(nb.le_fotos(amostra, (0, 50)).map(nb.decodifica).as_numpy_iterator())
     assert {f.shape for f, _ in fotos} == {(32, 32, 3)} and {f.dtype.name for f, _ in fotos} == {"uint8"}
     assert all(io.BytesIO(e["image"]).read(4) == b"\x89PNG" for e in nb.le_fotos(amostra, (0, 50)).as_numpy_iterator())
+
+
+# O que uma preparação interrompida, um disco ruim ou outra ferramenta podem deixar em DATA_DIR
+
+@pytest.fixture
+def preparado(nb, tmp_path):
+    """(DATA_DIR com 24 fotos preparadas, a pasta da versão, o zip de onde vieram)."""
+    zip_ = faz_zip(tmp_path / "f.zip", fotos_boas(nb, 12))
+    construtor = nb.escolhe_dados("cats_vs_dogs", str(tmp_path / "tfds"), zip_)
+    return str(tmp_path / "tfds"), pathlib.Path(construtor.data_path), zip_
+
+
+def test_preparo_interrompido_e_refeito_por_cima(nb, preparado):
+    """Sem a descrição, a pasta não é um dataset: o TFDS a tomaria por pronta e não leria nada."""
+    data_dir, pasta, zip_ = preparado
+    for arquivo in pasta.glob("*.json"):
+        arquivo.unlink()
+    construtor = nb.escolhe_dados("cats_vs_dogs", data_dir, zip_)
+    assert construtor.info.splits["train"].num_examples == 24 and len(nb.le_rotulos(construtor, 24)[0]) == 24
+
+
+def test_restos_de_preparos_mortos_sao_apagados_e_os_de_agora_nao(nb, preparado):
+    data_dir, pasta, zip_ = preparado
+    velho, novo = pasta.parent / "incomplete.ABC123_4.0.1", pasta.parent / "incomplete.DEF456_4.0.1"
+    for resto in (velho, novo):
+        resto.mkdir()
+    os.utime(velho, (time.time() - 7200,) * 2)
+    (pasta / "dataset_info.json").unlink()
+    nb.escolhe_dados("cats_vs_dogs", data_dir, zip_)
+    assert not velho.exists() and novo.exists()
+
+
+@pytest.mark.parametrize("estraga", [
+    lambda p: (p / "dataset_info.json").write_text("{"), lambda p: (p / "dataset_info.json").write_bytes(b""),
+    lambda p: sem_split(p / "dataset_info.json"),
+    lambda p: com_tamanho(p / "dataset_info.json", []), lambda p: com_tamanho(p / "dataset_info.json", ["0"]),
+], ids=["json aberto", "vazio", "sem o split train", "split vazio", "zero fotos"])
+def test_descricao_estragada_ou_vazia_e_recusada_com_o_que_fazer(nb, preparado, estraga):
+    data_dir, pasta, _ = preparado
+    estraga(pasta)
+    with pytest.raises(nb.ErroClaro, match="Apague a"):
+        nb.escolhe_dados("cats_vs_dogs", data_dir, None)
+
+
+def sem_split(caminho):
+    caminho.write_text(json.dumps(json.loads(caminho.read_text()) | {"splits": []}))
+
+
+def com_tamanho(caminho, partes):
+    info = json.loads(caminho.read_text())
+    info["splits"][0]["shardLengths"] = partes
+    caminho.write_text(json.dumps(info))
+
+
+def test_tfrecord_ausente_ou_cortado_entre_duas_fotos_e_recusado(nb, preparado):
+    data_dir, pasta, _ = preparado
+    [arquivo] = pasta.glob("*.tfrecord*")
+    inteiro = arquivo.read_bytes()
+    registro = 16 + int.from_bytes(inteiro[:8], "little")
+    for dados in (inteiro[:registro], b"", None):
+        arquivo.unlink() if dados is None else arquivo.write_bytes(dados)
+        construtor = nb.escolhe_dados("cats_vs_dogs", data_dir, None)
+        with pytest.raises(nb.ErroClaro, match="Apague essa pasta"):
+            nb.le_rotulos(construtor, 24)
+
+
+def dataset_a_mao(nb, pasta, fotos, classes=2):
+    """Um dataset que outra ferramenta preparou, com os mesmos campos e o que ela bem quis dentro."""
+    atributos = nb.tfds.features.FeaturesDict({
+        "image": nb.tfds.features.Image(), "image/filename": nb.tfds.features.Text(),
+        "label": nb.tfds.features.ClassLabel(num_classes=classes)})
+    exemplos = [(i, {"image": io.BytesIO(foto), "image/filename": f"{i}.jpg", "label": i % classes})
+                for i, foto in enumerate(fotos)]
+    nb.tfds.dataset_builders.store_as_tfds_dataset(name="a_mao", version="1.0.0", data_dir=pasta, features=atributos,
+                                                   split_datasets={"train": exemplos})
+    return nb.tfds.builder_from_directory(pasta / "a_mao/1.0.0")
+
+
+def test_rotulos_que_nao_sao_0_e_1_sao_recusados(nb, tmp_path):
+    construtor = dataset_a_mao(nb, tmp_path, [jpeg(nb, i) for i in range(24)], classes=3)
+    with pytest.raises(nb.ErroClaro, match=r"rótulos \[0, 1, 2\]"):
+        nb.le_rotulos(construtor, 24)
+
+
+def test_foto_que_nao_se_decodifica_e_dita_e_nao_vira_numero(nb, backbone, tmp_path):
+    """O TFRecord está inteiro, mas dentro dele uma foto veio cortada ao meio."""
+    fotos = [jpeg(nb, i) for i in range(24)]
+    fotos[17] = fotos[17][:len(fotos[17]) // 2]
+    construtor = dataset_a_mao(nb, tmp_path, fotos)
+    with pytest.raises(nb.ErroClaro, match="danificados"):
+        nb.extrai_caracteristicas(construtor, 24, backbone, "keras", tmp_path / "modelos")
+    assert not list((tmp_path / "modelos").glob("*"))
