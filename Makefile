@@ -10,7 +10,7 @@ PARAMETROS ?=
 NOTEBOOK = detector_dogs_cats.ipynb
 BIN = $(VENV)/bin
 
-.PHONY: rodar testes testes-minimo jupyter desempenho notebook limpar
+.PHONY: rodar testes testes-minimo resistencia auditoria jupyter desempenho notebook limpar
 
 rodar: $(VENV)/pronto
 	@mkdir -p modelos
@@ -18,11 +18,20 @@ rodar: $(VENV)/pronto
 	    -k python3 $(PARAMETROS) $(NOTEBOOK) modelos/detector_dogs_cats.executado.ipynb
 
 testes: $(VENV)/pronto-testes
-	$(BIN)/python -m pytest testes
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder testes
 
 # As versões mais antigas aceitas (as do Colab); precisa de um Python 3.10 a 3.12 em PYTHON.
 testes-minimo:
 	$(MAKE) testes VENV=.venv-minimo REQUISITOS_TESTES=testes/requirements-minimo.txt
+
+# Tudo o que pode dar errado, com muito mais repetições que `make testes` (perto de uma hora); refaz a tabela do README.
+resistencia: $(VENV)/pronto-testes
+	RESISTENCIA=completa $(BIN)/python -m pytest -n 2 --dist worksteal testes/test_resistencia.py
+	$(BIN)/python testes/leiame.py
+
+# Falhas de segurança conhecidas nas versões instaladas (precisa de internet).
+auditoria: $(VENV)/pronto-testes
+	$(BIN)/python testes/audita.py
 
 jupyter: $(VENV)/pronto
 	$(BIN)/jupyter lab $(NOTEBOOK)

@@ -97,3 +97,29 @@ def saidas(executado):
     """Todo o texto que as células de um notebook executado imprimiram."""
     notebook = json.loads(executado.read_text(encoding="utf-8"))
     return "".join("".join(saida.get("text", "")) for c in notebook["cells"] for saida in c.get("outputs", []))
+
+
+def pytest_collection_modifyitems(config, items):
+    """O arquivo mais demorado vai primeiro, para os outros rodarem ao lado dele; o que leva minutos, só na completa."""
+    fora = [item for item in items if item.get_closest_marker("completa") and os.environ.get("RESISTENCIA") != "completa"]
+    config.hook.pytest_deselected(items=fora)
+    items[:] = sorted(set(items) - set(fora), key=lambda item: (item.path.name != "test_resistencia.py", items.index(item)))
+
+
+def pytest_terminal_summary(terminalreporter):
+    """No fim, a tabela do que test_resistencia.py fez o notebook aguentar; com RESISTENCIA no ambiente, grava-a."""
+    linhas = [valor for relatorios in terminalreporter.stats.values() for r in relatorios
+              for nome, valor in getattr(r, "user_properties", ()) if nome == "resistencia" and r.when == "call"]
+    if not linhas:
+        return
+    linha = "{caso:<50} {tentativas:>10} {sobreviveu:>10}  {perdido:<45} {iguais}"
+    terminalreporter.section("resistência")
+    terminalreporter.write_line(linha.format(caso="caso", tentativas="tentativas", sobreviveu="sobreviveu",
+                                             perdido="trabalho perdido", iguais="métricas iguais"))
+    for feito in linhas:
+        terminalreporter.write_line(linha.format(**feito | {"iguais": "sim" if feito["iguais"] else "NÃO"}))
+    if os.environ.get("RESISTENCIA"):
+        arquivo = RAIZ / "testes/resistencia.json"
+        antes = json.loads(arquivo.read_text(encoding="utf-8")) if arquivo.exists() else []
+        tabela = {feito["caso"]: feito for feito in [*antes, *linhas]}
+        arquivo.write_text(json.dumps(list(tabela.values()), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -2,7 +2,8 @@
 
 Cada bloco entre `<!-- numeros: NOME -->` e `<!-- /numeros -->` é escrito por uma função deste arquivo: os que falam do
 notebook, a partir do metricas.json da execução que está gravada nele (por `make notebook`); os de desempenho, a
-partir de testes/desempenho.json (por `make desempenho`).
+partir de testes/desempenho.json (por `make desempenho`); os de resistência, a partir de testes/resistencia.json (por
+`make resistencia`).
 """
 
 import json
@@ -105,8 +106,15 @@ def ajuste(r):
     return [*linhas, "", f"Média na amostra: {num(sum(amostra) / len(amostra), 3)}."]
 
 
+def resistencia(linhas):
+    return ["| o que se fez | vezes | sobreviveu | trabalho perdido | métricas iguais |", "| --- | --- | --- | --- | --- |",
+            *(f"| {r['caso']} | `{r['tentativas']}` | `{r['sobreviveu']}` | {r['perdido']} | {'sim' if r['iguais'] else '**não**'} |"
+              for r in linhas)]
+
+
 DO_NOTEBOOK = (resultado, honestidade, licao2, licao3, exportados)
 DO_DESEMPENHO = (velocidade, backbones, ajuste)
+DA_RESISTENCIA = (resistencia,)
 
 
 def com_numeros(texto, funcoes, dados):
@@ -119,9 +127,10 @@ def com_numeros(texto, funcoes, dados):
 
 
 def atualiza(metricas=None):
-    """Refaz os blocos de desempenho e, com `metricas`, também os do notebook."""
+    """Refaz os blocos de desempenho e de resistência e, com `metricas`, também os do notebook."""
     texto = LEIAME.read_text(encoding="utf-8")
     texto = com_numeros(texto, DO_DESEMPENHO, json.loads((RAIZ / "testes/desempenho.json").read_text(encoding="utf-8")))
+    texto = com_numeros(texto, DA_RESISTENCIA, json.loads((RAIZ / "testes/resistencia.json").read_text(encoding="utf-8")))
     LEIAME.write_text(com_numeros(texto, DO_NOTEBOOK, metricas) if metricas else texto, encoding="utf-8")
 
 

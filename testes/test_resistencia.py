@@ -1,0 +1,544 @@
+"""Nada se perde e nada sai errado: o notebook de verdade morto, interrompido, danificado, sem disco e sem memória.
+
+`make testes` roda uma parte; `make resistencia` roda tudo (perto de uma hora) e grava a tabela em resistencia.json.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import pathlib
+import queue
+import re
+import resource
+import shutil
+import subprocess
+import threading
+import time
+
+import numpy as np
+import psutil
+import pytest
+from conftest import NOTEBOOK, ambiente, celulas, comando, prepara_pasta, saidas
+from jupyter_client.manager import start_new_kernel
+from test_notebook import RESULTADOS
+
+COMPLETA = os.environ.get("RESISTENCIA") == "completa"
+# Pequena, mas passa por tudo: duas partes de características, suspeitas fora do treino e ajuste fino.
+CONFIGURACAO = {"DATASET": "amostra", "MAX_IMAGENS": 600, "EPOCAS": 8, "EPOCAS_AJUSTE_FINO": 2, "REMOVE_SUSPEITAS": True}
+FASES = {"extração": "X, extracao = ", "cabeça": "treino, validacao, teste = ", "validação cruzada": "p_cv = ",
+         "suspeitas fora do treino": "if REMOVE_SUSPEITAS:", "lição 2": "ESCALAS = ", "ajuste fino": "epocas_ajuste = ",
+         "gravação do modelo": "caminho_modelo = ", "avaliação": "y_teste, (p_teste", "classificador": "referencia = unit",
+         "cópias": "copias = acha", "métricas": "segundos_total = "}
+
+
+@pytest.fixture
+def registra(record_property):
+    """Função que põe uma linha na tabela do fim; falha se alguém não sobreviveu ou se as métricas são outras."""
+    def linha(caso, tentativas, perdido, iguais, sobreviveu=None):
+        sobreviveu = tentativas if sobreviveu is None else sobreviveu
+        record_property("resistencia", {"caso": caso, "tentativas": tentativas, "sobreviveu": sobreviveu,
+                                        "perdido": perdido, "iguais": bool(iguais)})
+        assert sobreviveu == tentativas and iguais, caso
+    return linha
+
+
+# Rodar, vigiar e comparar
+
+def resultados(pasta, modelos="modelos"):
+    """As métricas que não podem mudar, com o resumo dos pesos do modelo."""
+    metricas = json.loads((pasta / modelos / "metricas.json").read_text(encoding="utf-8"))
+    return {chave: metricas[chave] for chave in (*RESULTADOS, "modelo", "ajuste_fino", "sem_suspeitas", "suspeitas")}
+
+
+def numero_da_celula(marca):
+    """O número que o papermill dá à célula de código que contém `marca` (ele insere uma com os parâmetros)."""
+    celulas_ = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
+    [i] = [i for i, c in enumerate(celulas_) if c["cell_type"] == "code" and marca in "".join(c["source"])
+           and "definicoes" not in c["metadata"].get("tags", [])]
+    return i + 2
+
+
+class Execucao:
+    """O notebook rodando pelo papermill, com o número da célula em que está."""
+
+    vivas = []
+
+    def __init__(self, pasta, antes=(), mais_ambiente=None, **parametros):
+        prepara_pasta(pasta)
+        self.vivas.append(self)
+        self.pasta, self.diario = pasta, pasta / "diario.txt"
+        with open(self.diario, "w") as diario:
+            self.processo = subprocess.Popen([*antes, *comando(pasta, **CONFIGURACAO | parametros)], cwd=pasta,
+                                             env=ambiente(pasta) | (mais_ambiente or {}), stdout=diario, stderr=diario)
+
+    def celula(self):
+        return max(map(int, re.findall(r"Executing Cell (\d+)", self.diario.read_text(errors="replace"))), default=0)
+
+    def espera_celula(self, numero, prazo=300):
+        """Espera que a célula comece; devolve se o notebook ainda está rodando."""
+        fim = time.monotonic() + prazo
+        while self.processo.poll() is None and self.celula() < numero and time.monotonic() < fim:
+            time.sleep(0.005)
+        return self.processo.poll() is None
+
+    def mata(self):
+        """kill -9 em tudo, sem aviso."""
+        filhos = psutil.Process(self.processo.pid).children(recursive=True)
+        for processo in [*filhos, self.processo]:
+            with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
+                processo.kill()
+        self.processo.wait()
+        psutil.wait_procs(filhos, timeout=10)
+
+    def termina(self, prazo=600):
+        """Espera o fim; devolve se deu certo."""
+        return self.processo.wait(prazo) == 0
+
+    def erro(self):
+        """A única linha de erro que a pessoa vê."""
+        executado = json.loads((self.pasta / "executado.ipynb").read_text(encoding="utf-8"))
+        [erro] = [s for c in executado["cells"] for s in c.get("outputs", []) if s["output_type"] == "error"]
+        assert len(erro["traceback"]) == 1 and erro["traceback"][0].startswith("ERRO: "), erro["traceback"]
+        return erro["traceback"][0]
+
+
+@pytest.fixture(autouse=True)
+def nenhuma_sobra():
+    """Um teste que falha não deixa notebook rodando."""
+    yield
+    for execucao in Execucao.vivas:
+        if execucao.processo.poll() is None:
+            execucao.mata()
+    Execucao.vivas.clear()
+
+
+@pytest.fixture(scope="module")
+def inteira(tmp_path_factory):
+    """Uma execução que nada perturbou, com exportações: a pasta dela, que ninguém muda."""
+    pasta = tmp_path_factory.mktemp("inteira")
+    execucao = Execucao(pasta, EXPORTAR=True)
+    assert execucao.termina(), execucao.diario.read_text()[-3000:]
+    metricas = json.loads((pasta / "modelos/metricas.json").read_text(encoding="utf-8"))
+    assert (metricas["n_treino"], metricas["n_validacao"], metricas["n_teste"]) == (480, 60, 60)
+    assert f"dos pesos novos: {metricas['ajuste_fino']}." in saidas(pasta / "executado.ipynb")
+    return pasta
+
+
+def duracoes(pasta):
+    """Segundos que cada célula levou, pelo número que o papermill lhe deu."""
+    celulas_ = json.loads((pasta / "executado.ipynb").read_text(encoding="utf-8"))["cells"]
+    return {i + 1: c["metadata"]["papermill"].get("duration") or 0.0 for i, c in enumerate(celulas_)}
+
+
+def copia(inteira, pasta):
+    """Uma cópia do que a execução inteira deixou."""
+    prepara_pasta(pasta)
+    shutil.copytree(inteira / "modelos", pasta / "modelos")
+    return pasta
+
+
+def prontos(modelos):
+    """{arquivo: SHA-256} dos resultados que, uma vez gravados, ninguém deve refazer."""
+    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in modelos.glob("*-*.npz")
+            if p.name.startswith(("caracteristicas-", "validacao_cruzada-", "predicoes-"))}
+
+
+class VigiaDeEpocas:
+    """Anota quantas épocas cada treino tem gravadas; se um dia tiver menos que antes, uma época se perdeu."""
+
+    def __init__(self, modelos):
+        self.modelos, self.epocas, self.perdidas, self.fim = modelos, {}, 0, threading.Event()
+        self.linha = threading.Thread(target=self.vigia)
+
+    def vigia(self):
+        while not self.fim.wait(0.05):
+            for arquivo in [*self.modelos.glob("cabeca-*.npz"), *self.modelos.glob("ajuste-*.npz")]:
+                with contextlib.suppress(FileNotFoundError), np.load(arquivo) as salvo:
+                    agora = len(json.loads(str(salvo["historico"])))
+                    self.perdidas += max(0, self.epocas.get(arquivo.name, 0) - agora)
+                    self.epocas[arquivo.name] = agora
+
+    def __enter__(self):
+        self.linha.start()
+        return self
+
+    def __exit__(self, *_):
+        self.fim.set()
+        self.linha.join()
+
+
+# kill -9
+
+def morre_e_continua(inteira, pasta, sorteio, onde):
+    """Mata a execução num momento sorteado de cada fase de `onde`, ou até que acabe; devolve as fases em que morreu."""
+    fases, segundos = [], duracoes(inteira)
+    with VigiaDeEpocas(pasta / "modelos") as vigia:
+        for fase in onde:
+            numero = numero_da_celula(FASES[fase])
+            execucao = Execucao(pasta)
+            vivo = execucao.espera_celula(numero)
+            time.sleep(sorteio.uniform(0, segundos[numero]))
+            if not vivo or execucao.processo.poll() is not None:
+                assert execucao.termina(), execucao.diario.read_text()[-3000:]
+                break
+            execucao.mata()
+            fases.append(fase)
+            antes = prontos(pasta / "modelos")
+        else:
+            execucao = Execucao(pasta)
+            assert execucao.termina(), execucao.diario.read_text()[-3000:]
+        if fases:
+            agora = prontos(pasta / "modelos")
+            assert all(agora.get(nome) == sha for nome, sha in antes.items()), "refez o que já estava pronto"
+    assert vigia.perdidas == 0 and not list((pasta / "modelos").glob("incompleto-*"))
+    assert resultados(pasta) == resultados(inteira)
+    return fases
+
+
+def test_kill_9_em_momentos_sorteados(registra, inteira, tmp_path):
+    """Depois de cada morte a próxima continua: nada pronto é refeito, nenhuma época gravada se perde."""
+    sorteio, fases, vida = np.random.default_rng(5), [], 0
+    faltam = sorteio.permutation(list(FASES) * 3).tolist() if COMPLETA else ["extração", "cabeça", "ajuste fino"]
+    while faltam:
+        mortas = morre_e_continua(inteira, tmp_path / f"vida{vida}", sorteio, faltam[:6])
+        fases, faltam, vida = fases + mortas, faltam[max(1, len(mortas)):], vida + 1
+    assert len(fases) >= (30 if COMPLETA else 3)
+    for fase in sorted(set(fases), key=list(FASES).index):
+        registra(f"kill -9: {fase}", fases.count(fase), "a parte ou a época em curso", True)
+
+
+@pytest.mark.completa
+def test_uma_execucao_morta_sem_parar_ate_acabar(registra, inteira, tmp_path):
+    """Quem só tem um pouco de tempo por sessão: cada sessão morre e, mesmo assim, um dia acaba."""
+    mortes, folga = 0, 14.0
+    while True:
+        execucao = Execucao(tmp_path)
+        try:
+            assert execucao.termina(prazo=folga), execucao.diario.read_text()[-3000:]
+            break
+        except subprocess.TimeoutExpired:
+            execucao.mata()
+            mortes, folga = mortes + 1, folga + 4
+    assert mortes >= 2
+    registra("kill -9: a mesma execução, até acabar", mortes, "a parte ou a época em curso",
+             resultados(tmp_path) == resultados(inteira))
+
+
+# Arquivos estragados
+
+DANOS = {
+    "truncado": lambda p, outro: p.write_bytes(p.read_bytes()[:p.stat().st_size // 2]),
+    "vazio": lambda p, outro: p.write_bytes(b""),
+    "um byte trocado": lambda p, outro: troca_byte(p),
+    "de outra execução": lambda p, outro: shutil.copy(outro, p),
+    "apagado": lambda p, outro: p.unlink(),
+    "sem permissão de leitura": lambda p, outro: p.chmod(0),
+}
+
+
+def troca_byte(caminho):
+    dados = bytearray(caminho.read_bytes())
+    dados[len(dados) * 2 // 3] ^= 1
+    caminho.write_bytes(dados)
+
+
+def sem_poderes():
+    """O que pôr antes do comando para que nem o root leia o que não tem permissão de ler."""
+    return [] if os.geteuid() else ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]
+
+
+@pytest.fixture(scope="module")
+def de_outra(tmp_path_factory):
+    """Uma execução com outro limite, em pasta nova: os arquivos dela são de outra configuração."""
+    pasta = tmp_path_factory.mktemp("outra")
+    execucao = Execucao(pasta, MAX_IMAGENS=560, EXPORTAR=True)
+    assert execucao.termina(), execucao.diario.read_text()[-3000:]
+    return pasta
+
+
+@pytest.mark.parametrize("volta", range(6) if COMPLETA else [2])
+def test_cada_arquivo_estragado_e_percebido_dito_e_refeito(registra, inteira, de_outra, tmp_path, volta):
+    """Em seis voltas, cada arquivo de MODELOS sofre cada um dos seis danos, todos os arquivos ao mesmo tempo."""
+    pasta, ditos = copia(inteira, tmp_path), []
+    arquivos = sorted(p for p in (pasta / "modelos").iterdir() if p.name != ".trava")
+    for i, arquivo in enumerate(arquivos):
+        dano = list(DANOS)[(i + volta) % 6]
+        tipo = re.sub(r"-[0-9a-f]{12}.*", "-*", arquivo.name)
+        DANOS[dano](arquivo, max((de_outra / "modelos").glob(tipo)))
+        if "-" in arquivo.name and dano != "apagado":
+            ditos.append(arquivo.name)
+    execucao = Execucao(pasta, antes=sem_poderes(), EXPORTAR=True)
+    assert execucao.termina(), execucao.diario.read_text()[-3000:]
+    texto = saidas(pasta / "executado.ipynb")
+    assert not [nome for nome in ditos if f"{nome} não serve" not in texto]
+    registra(f"arquivos estragados, todos de uma vez (volta {volta + 1})", len(arquivos), "só os estragados",
+             resultados(pasta) == resultados(inteira))
+
+
+# Disco
+
+@contextlib.contextmanager
+def disco(pasta, megas):
+    """Um disco só nosso, de tamanho certo, montado em `pasta`."""
+    pasta.mkdir(parents=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={megas}m", "tmpfs", pasta], check=True)
+    try:
+        yield pasta
+    finally:
+        subprocess.run(["umount", "-l", pasta], check=True)
+
+
+so_root = pytest.mark.skipif(os.geteuid() != 0, reason="montar um disco de teste precisa de root")
+# Onde encher o disco para que falhe a gravação de cada tipo de arquivo: ao começar a célula que o grava ou a de antes.
+ENCHE_EM = {"caracteristicas-": "X, extracao = ", "cabeca-": "treino, validacao, teste = ", "validacao_cruzada-": "p_cv = ",
+            "ajuste-": "epocas_ajuste = ", "detector_dogs_cats.keras": "caminho_modelo = ", "predicoes-": "y_teste, (p_te",
+            "classificador.npz": "certas = [", "suspeitas.csv": "copias = acha", "detector_dogs_cats.tflite": "exportados = {}",
+            "metricas.json": "sob_suspeita = "}
+
+
+@so_root
+def test_disco_cheio_ao_gravar_cada_tipo_de_arquivo(registra, inteira, tmp_path):
+    """O disco enche no meio; a mensagem diz o quê e o que fazer; liberado o espaço, continua do mesmo ponto."""
+    with disco(tmp_path / "modelos", 200) as modelos:
+        tipos = list(ENCHE_EM) if COMPLETA else ["caracteristicas-", "detector_dogs_cats.keras", "metricas.json"]
+        for tipo in tipos:
+            feitos = prontos(modelos)
+            execucao = Execucao(tmp_path, EXPORTAR=tipo == "detector_dogs_cats.tflite")
+            assert execucao.espera_celula(numero_da_celula(ENCHE_EM[tipo])), execucao.diario.read_text()[-3000:]
+            lastro = modelos / "lastro"
+            with contextlib.suppress(OSError), open(lastro, "wb", buffering=0) as f:
+                while f.write(bytes(1 << 20)):
+                    pass
+            assert not execucao.termina(), f"{tipo}: coube num disco cheio"
+            assert re.search(rf"não consegui gravar .*{tipo}.*Libere espaço", execucao.erro()), execucao.erro()
+            lastro.unlink()
+            assert not list(modelos.glob("incompleto-*")) and feitos.items() <= prontos(modelos).items()
+        execucao = Execucao(tmp_path, EXPORTAR=COMPLETA)
+        assert execucao.termina(), execucao.diario.read_text()[-3000:]
+        registra("disco cheio, e MODELOS noutro sistema de arquivos", len(tipos), "só o que se gravava",
+                 resultados(tmp_path) == resultados(inteira))
+
+
+def test_modelos_so_de_leitura_e_dito_antes_de_calcular(registra, inteira, tmp_path):
+    pasta = copia(inteira, tmp_path)
+    antes = prontos(pasta / "modelos")
+    for caminho in [*(pasta / "modelos").iterdir(), pasta / "modelos"]:
+        caminho.chmod(0o555 if caminho.is_dir() else 0o444)
+    execucao = Execucao(pasta, antes=sem_poderes())
+    assert not execucao.termina()
+    assert "não consigo escrever em modelos" in execucao.erro() and "mude MODELOS" in execucao.erro()
+    assert execucao.celula() < numero_da_celula(FASES["extração"]), "gastou tempo antes de avisar"
+    (pasta / "modelos").chmod(0o755)
+    for caminho in (pasta / "modelos").iterdir():
+        caminho.chmod(0o644)
+    assert prontos(pasta / "modelos") == antes
+    execucao = Execucao(pasta)
+    assert execucao.termina(), execucao.diario.read_text()[-3000:]
+    registra("MODELOS só de leitura", 1, "nada", resultados(pasta) == resultados(inteira))
+
+
+def test_duas_execucoes_na_mesma_pasta_uma_recusa(registra, inteira, tmp_path):
+    """A segunda diz que a pasta está em uso e não toca em nada; quando a primeira acaba, ela pode rodar."""
+    primeira = Execucao(tmp_path)
+    assert primeira.espera_celula(numero_da_celula(FASES["extração"]))
+    (tmp_path / "segunda").mkdir()
+    segunda = Execucao(tmp_path / "segunda", MODELOS=tmp_path / "modelos")
+    assert not segunda.termina() and primeira.processo.poll() is None
+    assert "outra execução está usando" in segunda.erro() and "mude MODELOS" in segunda.erro()
+    assert primeira.termina(), primeira.diario.read_text()[-3000:]
+    iguais = resultados(tmp_path) == resultados(inteira)
+    segunda = Execucao(tmp_path / "segunda", MODELOS=tmp_path / "modelos")
+    assert segunda.termina(), segunda.diario.read_text()[-3000:]
+    registra("duas execuções ao mesmo tempo", 2, "nada", iguais and resultados(tmp_path) == resultados(inteira))
+
+
+# Um kernel vivo: interrupções, células repetidas, uso prolongado
+
+class Nucleo:
+    """Um kernel de verdade, como o do Jupyter, em que as células rodam uma a uma."""
+
+    def __init__(self, pasta):
+        prepara_pasta(pasta)
+        self.gerente, self.cliente = start_new_kernel(kernel_name="python3", cwd=str(pasta), env=ambiente(pasta),
+                                                      stderr=subprocess.DEVNULL)
+        self.processo = psutil.Process(self.gerente.provisioner.process.pid)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.cliente.stop_channels()
+        self.gerente.shutdown_kernel(now=True)
+
+    def roda(self, fonte, interrompe_em=None):
+        """Roda a célula e devolve (nome do erro ou None, o que imprimiu); pode ser interrompida no meio (Ctrl-C)."""
+        pedido, impresso, erro = self.cliente.execute(fonte), [], None
+        relogio = threading.Timer(interrompe_em or 0, self.gerente.interrupt_kernel)
+        if interrompe_em is not None:
+            relogio.start()
+        while True:
+            assert self.processo.is_running() and self.processo.status() != psutil.STATUS_ZOMBIE, f"o kernel morreu:\n{fonte}"
+            try:
+                mensagem = self.cliente.get_iopub_msg(timeout=5)
+            except queue.Empty:
+                continue
+            if mensagem["parent_header"].get("msg_id") != pedido:
+                continue
+            conteudo = mensagem["content"]
+            impresso.append(conteudo.get("text", ""))
+            if mensagem["msg_type"] == "error":
+                erro = conteudo["ename"]
+                impresso.append("\n".join(conteudo["traceback"]))
+            if mensagem["msg_type"] == "status" and conteudo["execution_state"] == "idle":
+                break
+        relogio.cancel()
+        while self.cliente.shell_channel.msg_ready():  # a resposta pode não vir, se o Ctrl-C chegou quando ela ia sair
+            self.cliente.get_shell_msg(timeout=1)
+        return erro, "".join(impresso)
+
+    def certo(self, fonte):
+        """Roda a célula, que tem de dar certo, e devolve o que imprimiu."""
+        erro, texto = self.roda(fonte)
+        assert erro is None, texto[-3000:]
+        return texto
+
+    def gasto(self):
+        """MB que são só dele, arquivos abertos e threads."""
+        return self.processo.memory_full_info().uss / 1e6, self.processo.num_fds(), self.processo.num_threads()
+
+
+def celulas_do_kernel(**parametros):
+    """As células de código, com os parâmetros do teste logo depois dos da pessoa."""
+    ajustes = "\n".join(f"{nome} = {valor!r}" for nome, valor in (CONFIGURACAO | {"EXPORTAR": False} | parametros).items())
+    return [fonte + "\n" + ajustes if fonte in celulas("parameters") else fonte for fonte in celulas()]
+
+
+@pytest.mark.completa
+def test_ctrl_c_em_cada_celula_e_cada_celula_duas_vezes(registra, inteira, tmp_path):
+    """Cada célula é interrompida no meio, rodada de novo e mais uma vez: o resultado é o de quem rodou direto."""
+    tempo = {c: t for c, t in zip(celulas(), [duracoes(inteira)[n] for n in numeros_do_codigo()])}
+    interrompidas = 0
+    with Nucleo(tmp_path) as nucleo:
+        for fonte, original in zip(celulas_do_kernel(), celulas()):
+            # Ninguém interrompe a tempo uma célula mais curta; e um import cortado ao meio o Python não sabe retomar.
+            if tempo[original] > 0.2 and not original.startswith(("import ", "os.environ")):
+                erro, texto = nucleo.roda(fonte, interrompe_em=0.4 * tempo[original])
+                assert erro in (None, "KeyboardInterrupt"), f"{original[:200]}\n{texto[-3000:]}"
+                interrompidas += erro is not None
+            nucleo.certo(fonte)
+            nucleo.certo(fonte)
+    assert interrompidas >= 8
+    registra("Ctrl-C no meio de cada célula", interrompidas, "a parte ou a época em curso",
+             resultados(tmp_path) == resultados(inteira))
+    registra("cada célula duas vezes", len(celulas()), "nada", resultados(tmp_path) == resultados(inteira))
+
+
+def numeros_do_codigo():
+    """Números que o papermill dá às células de código."""
+    celulas_ = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
+    primeira = next(i for i, c in enumerate(celulas_) if "parameters" in c["metadata"].get("tags", []))
+    return [i + 1 + (i > primeira) for i, c in enumerate(celulas_) if c["cell_type"] == "code"]
+
+
+def test_uso_prolongado_nao_gasta_memoria_nem_arquivos(registra, inteira, tmp_path):
+    """Execuções inteiras e `classifica` sem parar, no mesmo kernel: a memória e os arquivos abertos não crescem."""
+    pasta, (voltas, vezes) = copia(inteira, tmp_path), (20, 200) if COMPLETA else (4, 60)
+    with Nucleo(pasta) as nucleo:
+        gastos = []
+        for _ in range(voltas):
+            for fonte in celulas_do_kernel():
+                nucleo.certo(fonte)
+            nucleo.certo("import gc; gc.collect()")
+            gastos.append(nucleo.gasto())
+        nucleo.certo("for foto in exemplos: classifica(foto[0])")
+        antes = nucleo.gasto()
+        nucleo.certo(f"for i in range({vezes}): classifica(exemplos[i % 12][0])")
+        depois = nucleo.gasto()
+    registra("execuções inteiras em cache, num kernel só", voltas, "{:.0f} → {:.0f} MB, {} → {} arquivos abertos".format(
+        gastos[0][0], gastos[-1][0], gastos[0][1], gastos[-1][1]), resultados(pasta) == resultados(inteira))
+    registra("classifica, no mesmo kernel", vezes, "{:.0f} → {:.0f} MB, {} → {} arquivos abertos".format(
+        antes[0], depois[0], antes[1], depois[1]), True)
+    assert gastos[-1][1] <= gastos[1][1] + 2 and depois[1] <= antes[1], "deixou arquivos abertos"
+    assert gastos[-1][0] < gastos[2][0] + 8 * (voltas - 3) and depois[0] < antes[0] + 20, "a memória cresce"
+
+
+# Relógio, memória, configurações
+
+RELOGIO = """
+import time
+_agora, _local, _utc = time.time, time.localtime, time.gmtime
+time.time = lambda: _agora() - {atraso}
+time.localtime = lambda s=None: _local(time.time() if s is None else s)
+time.gmtime = lambda s=None: _utc(time.time() if s is None else s)
+"""
+
+
+@pytest.mark.parametrize("ano", [1970, 2001] if COMPLETA else [1970])
+def test_relogio_que_volta_no_tempo(registra, inteira, tmp_path, ano):
+    """A bateria do relógio acabou: o computador acorda em 1970. O que já estava pronto vale, o resto se faz."""
+    pasta = copia(inteira, tmp_path / "p")
+    for arquivo in (pasta / "modelos").glob("validacao_cruzada-*"):
+        arquivo.unlink()
+    (tmp_path / "sitecustomize.py").write_text(RELOGIO.format(atraso=time.time() - (ano - 1970) * 31557600 - 86400))
+    execucao = Execucao(pasta, mais_ambiente={"PYTHONPATH": str(tmp_path)})
+    assert execucao.termina(), execucao.diario.read_text()[-3000:]
+    assert "já prontas de outra sessão: 600" in saidas(pasta / "executado.ipynb")
+    registra(f"relógio em {ano}", 1, "nada", resultados(pasta) == resultados(inteira))
+
+
+@pytest.mark.completa
+def test_configuracao_mudada_e_desfeita_nunca_le_o_que_nao_e_dela(registra, inteira, de_outra, tmp_path):
+    """Muda-se uma coisa de cada vez, na mesma pasta: dá o mesmo que numa pasta nova; e a volta não refaz nada."""
+    mudancas = [{"MAX_IMAGENS": 560}, {"SEMENTE": 7}, {"REMOVE_SUSPEITAS": False}, {"BACKBONE": "EfficientNetLite1"},
+                {"MOTOR": "keras"}][:5 if COMPLETA else 1]
+    pasta = copia(inteira, tmp_path / "mesma")
+    for i, mudanca in enumerate(mudancas):
+        execucao, nova = Execucao(pasta, **mudanca), de_outra
+        assert execucao.termina(), execucao.diario.read_text()[-3000:]
+        if i:  # a primeira mudança é a de `de_outra`
+            nova = tmp_path / f"nova{i}"
+            execucao = Execucao(nova, **mudanca)
+            assert execucao.termina(), execucao.diario.read_text()[-3000:]
+        assert resultados(pasta) == resultados(nova) != resultados(inteira), mudanca
+    feitos = prontos(pasta / "modelos")
+    execucao = Execucao(pasta)
+    assert execucao.termina() and prontos(pasta / "modelos") == feitos
+    registra("configuração mudada e desfeita", len(mudancas), "nada", resultados(pasta) == resultados(inteira))
+
+
+@contextlib.contextmanager
+def limite_de_memoria(bytes_):
+    """Função para rodar no filho antes do exec, e outra que diz o pico dele; cgroup onde se pode, ou RLIMIT_DATA."""
+    grupo = pathlib.Path("/sys/fs/cgroup/memory") / f"resistencia-{os.getpid()}"
+    try:
+        grupo.mkdir()
+        (grupo / "memory.limit_in_bytes").write_text(str(bytes_))
+    except OSError:
+        yield lambda: resource.setrlimit(resource.RLIMIT_DATA, (bytes_, bytes_)), "RLIMIT_DATA"
+        return
+    try:
+        yield lambda: (grupo / "cgroup.procs").write_text(str(os.getpid())), "cgroup"
+    finally:
+        grupo.rmdir()
+
+
+@pytest.mark.completa
+def test_dois_gigabytes_de_memoria_bastam(registra, inteira, tmp_path):
+    """A execução inteira, com exportações, num computador de 2 GB (fora o ajuste fino, que é opcional)."""
+    prepara_pasta(tmp_path)
+    pico = 0
+    with limite_de_memoria(2_000_000_000) as (limita, como):
+        parametros = CONFIGURACAO | {"EPOCAS_AJUSTE_FINO": 0, "EXPORTAR": True, "MAX_IMAGENS": 2000}
+        with open(tmp_path / "diario.txt", "w") as diario:
+            processo = subprocess.Popen(comando(tmp_path, **parametros), cwd=tmp_path, env=ambiente(tmp_path), stdout=diario,
+                                        stderr=diario, preexec_fn=limita)
+        while processo.poll() is None:
+            with contextlib.suppress(psutil.Error):
+                filhos = psutil.Process(processo.pid).children(recursive=True)
+                pico = max(pico, sum(p.memory_full_info().uss for p in filhos))
+            time.sleep(0.1)
+        assert processo.returncode == 0, (tmp_path / "diario.txt").read_text()[-3000:]
+    metricas = json.loads((tmp_path / "modelos/metricas.json").read_text(encoding="utf-8"))
+    assert not [nome for nome, e in metricas["exportados"].items() if "erro" in e]
+    registra(f"2 GB de memória ({como})", 1, f"nada; pico do kernel {pico / 1e6:.0f} MB", True)
