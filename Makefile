@@ -26,7 +26,8 @@ testes-minimo:
 
 # Tudo o que pode dar errado, com muito mais repetições que `make testes` (perto de uma hora); refaz a tabela do README.
 resistencia: $(VENV)/pronto-testes
-	RESISTENCIA=completa $(BIN)/python -m pytest -n 2 --dist worksteal testes/test_resistencia.py
+	RESISTENCIA=completa $(BIN)/python -m pytest -n 2 --dist worksteal testes/test_resistencia.py \
+	    testes/test_rede.py
 	$(BIN)/python testes/leiame.py
 
 # Falhas de segurança conhecidas nas versões instaladas (precisa de internet).

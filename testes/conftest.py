@@ -12,6 +12,7 @@ import pytest
 RAIZ = pathlib.Path(__file__).resolve().parent.parent
 NOTEBOOK = RAIZ / "detector_dogs_cats.ipynb"
 COMPARTILHADO = RAIZ.parent / "shared"
+COMPLETA = os.environ.get("RESISTENCIA") == "completa"
 # Um proxy que recusa tudo: para o programa, o mesmo que estar sem rede.
 SEM_REDE = {f"{protocolo}_proxy": "http://127.0.0.1:9" for protocolo in ("http", "https", "HTTP", "HTTPS")}
 
@@ -99,15 +100,37 @@ def saidas(executado):
     return "".join("".join(saida.get("text", "")) for c in notebook["cells"] for saida in c.get("outputs", []))
 
 
+# As métricas que não podem mudar, com o resumo dos pesos do modelo.
+RESULTADOS = ("acuracia", "precisao", "recall", "log_loss", "confusao", "acuracia_ic95", "validacao_cruzada", "licao_2",
+              "modelo", "ajuste_fino", "sem_suspeitas", "suspeitas")
+
+
+def resultados(execucao):
+    """O que se achou numa execução (as métricas dela, ou a pasta); duas iguais têm de dar o mesmo, bit a bit."""
+    if isinstance(execucao, pathlib.Path):
+        execucao = json.loads((execucao / "modelos/metricas.json").read_text(encoding="utf-8"))
+    return {chave: execucao[chave] for chave in RESULTADOS}
+
+
+@pytest.fixture
+def registra(record_property):
+    """Função que põe uma linha na tabela do fim; falha se as métricas são outras. Quem não sobreviveu falhou antes."""
+    def linha(caso, tentativas, perdido, iguais):
+        record_property("resistencia", {"caso": caso, "tentativas": tentativas, "sobreviveu": tentativas,
+                                        "perdido": perdido, "iguais": bool(iguais)})
+        assert iguais, caso
+    return linha
+
+
 def pytest_collection_modifyitems(config, items):
     """O arquivo mais demorado vai primeiro, para os outros rodarem ao lado dele; o que leva minutos, só na completa."""
-    fora = [item for item in items if item.get_closest_marker("completa") and os.environ.get("RESISTENCIA") != "completa"]
+    fora = [item for item in items if item.get_closest_marker("completa") and not COMPLETA]
     config.hook.pytest_deselected(items=fora)
     items[:] = sorted(set(items) - set(fora), key=lambda item: (item.path.name != "test_resistencia.py", items.index(item)))
 
 
 def pytest_terminal_summary(terminalreporter):
-    """No fim, a tabela do que test_resistencia.py fez o notebook aguentar; com RESISTENCIA no ambiente, grava-a."""
+    """No fim, a tabela do que fizemos o notebook aguentar; com RESISTENCIA no ambiente, grava-a."""
     linhas = [valor for relatorios in terminalreporter.stats.values() for r in relatorios
               for nome, valor in getattr(r, "user_properties", ()) if nome == "resistencia" and r.when == "call"]
     if not linhas:

@@ -70,7 +70,7 @@ def velocidade(r):
     padrao = r["n 2000"]["motor"]
     linhas = ["| | imagens/s | vezes o `Model.predict` | segundos até 98,5 % na validação |", "| --- | --- | --- | --- |"]
     nomes = {"a tutorial": "tutorial: backbone dentro do `fit`, com aumento de dados", "b predict": "`Model.predict` uma vez, depois a cabeça"}
-    nomes |= {n: f"este notebook, motor `{n[2:]}`" + " (o padrão nesta máquina)" * (n[2:] == padrao) for n in r if n[0] == "c"}
+    nomes |= {n: f"este notebook, motor `{n[2:]}`" + " (o padrão nela)" * (n[2:] == padrao) for n in r if n[0] == "c"}
     for nome, texto in nomes.items():
         m = r[nome]
         meta = num(m["meta"], 1) if m["meta"] else "não chegou"

@@ -1,5 +1,6 @@
 """Cada foto passa pelo backbone uma vez: o que já foi feito é lido, o que mudou é refeito, o estragado é dito."""
 
+import pathlib
 import subprocess
 import sys
 import zipfile
@@ -121,13 +122,21 @@ def test_cada_motor_concorda_com_o_keras(nb, amostra, backbone, tmp_path, capsys
     motores = [motor for motor in nb.MOTORES[1:] if motor != "openvino-bf16" or nb.tem_bf16()]
     vetores = {motor: de_novo(nb, amostra, backbone, tmp_path, motor=motor)[0] for motor in motores}
     np.testing.assert_allclose(vetores["openvino"], vetores["keras"], atol=1e-3)
+    texto = capsys.readouterr().out
+    assert texto.count("maior diferença para o Keras") == len(motores) - 1
     for motor, minimo in {"openvino-int8": 0.9, "openvino-bf16": 0.95, "keras-float16": 0.999}.items():
         if motor not in motores:
             continue
+        if f"{motor} não concorda" in texto:  # sem as instruções VNNI, as somas do int8 estouram os 16 bits
+            assert motor == "openvino-int8" and not tem_vnni() and np.array_equal(vetores[motor], vetores["keras"])
+            continue
         assert vetores[motor].dtype == "float32" and not np.array_equal(vetores[motor], vetores["keras"])
         assert min(np.corrcoef(a, b)[0, 1] for a, b in zip(vetores[motor], vetores["keras"])) > minimo
-    texto = capsys.readouterr().out
-    assert texto.count("maior diferença para o Keras") == len(motores) - 1
+
+
+def tem_vnni():
+    cpuinfo = pathlib.Path("/proc/cpuinfo")
+    return not cpuinfo.exists() or "_vnni" in cpuinfo.read_text()
 
 
 def test_bf16_so_onde_o_processador_o_tem(nb, amostra, backbone, partes_pequenas, tmp_path, monkeypatch, capsys):

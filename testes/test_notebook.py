@@ -9,16 +9,11 @@ import sys
 import leiame
 import numpy as np
 import pytest
-from conftest import NOTEBOOK, RAIZ, executa, saidas
+from conftest import NOTEBOOK, RAIZ, executa, resultados, saidas
 from PIL import Image
 
 CONTRATO = {"dataset", "n_treino", "n_validacao", "n_teste", "acuracia", "precisao", "recall", "log_loss",
             "imagens_extraidas", "segundos_extracao", "segundos_total"}
-RESULTADOS = ("acuracia", "precisao", "recall", "log_loss", "confusao", "acuracia_ic95", "validacao_cruzada", "licao_2")
-
-
-def mesmos_resultados(a, b):
-    return {chave: a[chave] for chave in RESULTADOS} == {chave: b[chave] for chave in RESULTADOS}
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +58,7 @@ def test_a_segunda_execucao_nao_extrai_nada_e_da_os_mesmos_numeros(na_amostra):
     pasta, antes = na_amostra
     processo, depois = executa(pasta)
     assert processo.returncode == 0, processo.stderr[-3000:]
-    assert depois["imagens_extraidas"] == 0 and mesmos_resultados(antes, depois)
+    assert depois["imagens_extraidas"] == 0 and resultados(antes) == resultados(depois)
     assert depois["segundos_extracao"] == 0
 
 
@@ -97,7 +92,7 @@ def test_com_as_2000_fotos_reais(dados_reais, tmp_path):
     assert metricas["dataset"].startswith("cats_vs_dogs/4") and metricas["n_teste"] == 200
     assert metricas["acuracia"] >= 0.98 and metricas["validacao_cruzada"]["acuracia"] >= 0.985
     processo, de_novo = executa(tmp_path, DATA_DIR=dados_reais)
-    assert de_novo["imagens_extraidas"] == 0 and mesmos_resultados(metricas, de_novo)
+    assert de_novo["imagens_extraidas"] == 0 and resultados(metricas) == resultados(de_novo)
 
 
 def test_os_numeros_do_readme_sao_os_medidos():

@@ -12,7 +12,7 @@ import types
 
 import psutil
 import pytest
-from conftest import RAIZ, SEM_REDE, ambiente, comando, prepara_pasta, saidas
+from conftest import COMPLETA, RAIZ, SEM_REDE, ambiente, comando, executa, prepara_pasta, resultados, saidas
 from PIL import Image
 from servidor_falso import Internet, Servidor, servindo
 from test_dados import faz_zip
@@ -216,6 +216,7 @@ def internet(nb, conteudo, tmp_path_factory):
 HOST = "download.microsoft.com"
 METADE = 100_000  # quanto o servidor entrega antes de falhar
 CALA = {"por_conexao": METADE, "depois": "cala"}
+PARAMETROS = {"MAX_IMAGENS": 60, "EPOCAS": 1}
 HTML = {"corpo": PAGINA, "cabecalhos": {"Content-Type": "text/html"}}
 
 
@@ -255,7 +256,7 @@ def test_cada_rede_ruim_acaba_na_amostra(nb, internet, conteudo, tmp_path, monke
 
 def inicia(pasta, internet, proxy):
     """Começa a rodar o notebook em `pasta` com a rede que passa por `proxy`."""
-    return subprocess.Popen(comando(prepara_pasta(pasta), MAX_IMAGENS=60, EPOCAS=1), cwd=pasta, text=True,
+    return subprocess.Popen(comando(prepara_pasta(pasta), **PARAMETROS), cwd=pasta, text=True,
                             stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
                             env=ambiente(pasta) | dict.fromkeys(SEM_REDE, proxy) | internet.ambiente(proxy))
 
@@ -316,24 +317,34 @@ def historias(internet, conteudo, tmp_path_factory):
 
 
 def confere_amostra(execucao, motivo, limite):
+    """A execução acabou na amostra, disse por quê e não demorou; devolve o que achou."""
     metricas, texto, segundos = execucao
     assert metricas["dataset"].startswith("cats_vs_dogs_amostra/") and metricas["n_treino"] == 48
     assert "AMOSTRA EMBUTIDA" in texto and motivo in texto and segundos < limite
+    return resultados(metricas)
 
 
-def test_kill_9_no_meio_do_download_e_outra_sessao_pede_so_o_resto(historias, conteudo):
+def test_o_notebook_inteiro_numa_rede_que_falha(registra, historias, conteudo, tmp_path):
+    """Morto com o download no meio, outra sessão pede só o resto; sem servidor que preste, acaba na amostra e sem demora."""
     chegou, pagina, (metricas, texto, segundos), faixas = historias[0].result()
     assert METADE // 2 <= chegou <= METADE < len(conteudo)
-    confere_amostra(pagina, "outra coisa", 20)
     pedidos = [int(faixa[6:-1]) for faixa in faixas]
     assert pedidos[:2] == [0, chegou] and len(pedidos) > 3, "depois da página, só o resto é pedido"
     assert pedidos == sorted(set(pedidos)), "e nada é pedido de novo"
     assert metricas["dataset"].startswith("cats_vs_dogs/") and metricas["n_treino"] == 48
     assert "AMOSTRA EMBUTIDA" not in texto and segundos < 40
-
-
-def test_servidor_que_cala_antes_ou_no_meio_acaba_na_amostra_sem_demora(historias):
     mudo, cala, faixas = historias[1].result()
-    confere_amostra(mudo, "não respondeu em 5 segundos", 20)
-    confere_amostra(cala, "parou de mandar", 50)
     assert faixas == ["bytes=0-"]
+    na_amostra = [confere_amostra(pagina, "outra coisa", 20), confere_amostra(mudo, "não respondeu em 5 segundos", 20),
+                  confere_amostra(cala, "parou de mandar", 50)]
+    assert na_amostra[0] == na_amostra[1] == na_amostra[2]
+    if not COMPLETA:
+        return
+    (tmp_path / "f.zip").write_bytes(conteudo)
+    for pasta, parametros in (("zip", {"ARQUIVO_ZIP": tmp_path / "f.zip"}), ("amostra", {"DATASET": "amostra"})):
+        processo, _ = executa(tmp_path / pasta, **PARAMETROS, **parametros)
+        assert processo.returncode == 0, processo.stderr[-3000:]
+    registra("rede: kill -9 com o download no meio, e depois conexões que caem", 1, "nada; outra sessão pede só o resto",
+             resultados(metricas) == resultados(tmp_path / "zip"))
+    registra("rede: HTML no lugar do zip, servidor mudo, servidor que cala no meio", 3, "nada; acaba na amostra, e diz por quê",
+             na_amostra[0] == resultados(tmp_path / "amostra"))

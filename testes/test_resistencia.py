@@ -5,6 +5,7 @@
 
 import contextlib
 import hashlib
+import io
 import json
 import os
 import pathlib
@@ -15,41 +16,25 @@ import shutil
 import subprocess
 import threading
 import time
+import zipfile
 
 import numpy as np
+import PIL.Image
 import psutil
 import pytest
-from conftest import NOTEBOOK, ambiente, celulas, comando, prepara_pasta, saidas
+from conftest import COMPLETA, NOTEBOOK, ambiente, celulas, comando, prepara_pasta, resultados, saidas
 from jupyter_client.manager import start_new_kernel
-from test_notebook import RESULTADOS
 
-COMPLETA = os.environ.get("RESISTENCIA") == "completa"
-# Pequena, mas passa por tudo: duas partes de características, suspeitas fora do treino e ajuste fino.
-CONFIGURACAO = {"DATASET": "amostra", "MAX_IMAGENS": 600, "EPOCAS": 8, "EPOCAS_AJUSTE_FINO": 2, "REMOVE_SUSPEITAS": True}
+# Pequena, mas com duas partes de características e suspeitas fora do treino; na suíte completa, também com ajuste fino.
+CONFIGURACAO = {"DATASET": "amostra", "MAX_IMAGENS": 600, "EPOCAS": 8, "EPOCAS_AJUSTE_FINO": 2 if COMPLETA else 0,
+                "REMOVE_SUSPEITAS": True}
 FASES = {"extração": "X, extracao = ", "cabeça": "treino, validacao, teste = ", "validação cruzada": "p_cv = ",
          "suspeitas fora do treino": "if REMOVE_SUSPEITAS:", "lição 2": "ESCALAS = ", "ajuste fino": "epocas_ajuste = ",
          "gravação do modelo": "caminho_modelo = ", "avaliação": "y_teste, (p_teste", "classificador": "referencia = unit",
          "cópias": "copias = acha", "métricas": "segundos_total = "}
 
 
-@pytest.fixture
-def registra(record_property):
-    """Função que põe uma linha na tabela do fim; falha se alguém não sobreviveu ou se as métricas são outras."""
-    def linha(caso, tentativas, perdido, iguais, sobreviveu=None):
-        sobreviveu = tentativas if sobreviveu is None else sobreviveu
-        record_property("resistencia", {"caso": caso, "tentativas": tentativas, "sobreviveu": sobreviveu,
-                                        "perdido": perdido, "iguais": bool(iguais)})
-        assert sobreviveu == tentativas and iguais, caso
-    return linha
-
-
 # Rodar, vigiar e comparar
-
-def resultados(pasta, modelos="modelos"):
-    """As métricas que não podem mudar, com o resumo dos pesos do modelo."""
-    metricas = json.loads((pasta / modelos / "metricas.json").read_text(encoding="utf-8"))
-    return {chave: metricas[chave] for chave in (*RESULTADOS, "modelo", "ajuste_fino", "sem_suspeitas", "suspeitas")}
-
 
 def numero_da_celula(marca):
     """O número que o papermill dá à célula de código que contém `marca` (ele insere uma com os parâmetros)."""
@@ -115,13 +100,14 @@ def nenhuma_sobra():
 
 @pytest.fixture(scope="module")
 def inteira(tmp_path_factory):
-    """Uma execução que nada perturbou, com exportações: a pasta dela, que ninguém muda."""
+    """Uma execução que nada perturbou: a pasta dela, que ninguém muda. Exporta só na suíte completa, que leva um minuto."""
     pasta = tmp_path_factory.mktemp("inteira")
-    execucao = Execucao(pasta, EXPORTAR=True)
+    execucao = Execucao(pasta, EXPORTAR=COMPLETA)
     assert execucao.termina(), execucao.diario.read_text()[-3000:]
     metricas = json.loads((pasta / "modelos/metricas.json").read_text(encoding="utf-8"))
     assert (metricas["n_treino"], metricas["n_validacao"], metricas["n_teste"]) == (480, 60, 60)
-    assert f"dos pesos novos: {metricas['ajuste_fino']}." in saidas(pasta / "executado.ipynb")
+    ajuste = f"dos pesos novos: {metricas['ajuste_fino']}." if COMPLETA else "Sem ajuste fino"
+    assert ajuste in saidas(pasta / "executado.ipynb")
     return pasta
 
 
@@ -170,13 +156,13 @@ class VigiaDeEpocas:
 
 # kill -9
 
-def morre_e_continua(inteira, pasta, sorteio, onde):
+def morre_e_continua(inteira, pasta, sorteio, onde, **parametros):
     """Mata a execução num momento sorteado de cada fase de `onde`, ou até que acabe; devolve as fases em que morreu."""
     fases, segundos = [], duracoes(inteira)
     with VigiaDeEpocas(pasta / "modelos") as vigia:
         for fase in onde:
             numero = numero_da_celula(FASES[fase])
-            execucao = Execucao(pasta)
+            execucao = Execucao(pasta, **parametros)
             vivo = execucao.espera_celula(numero)
             time.sleep(sorteio.uniform(0, segundos[numero]))
             if not vivo or execucao.processo.poll() is not None:
@@ -186,7 +172,7 @@ def morre_e_continua(inteira, pasta, sorteio, onde):
             fases.append(fase)
             antes = prontos(pasta / "modelos")
         else:
-            execucao = Execucao(pasta)
+            execucao = Execucao(pasta, **parametros)
             assert execucao.termina(), execucao.diario.read_text()[-3000:]
         if fases:
             agora = prontos(pasta / "modelos")
@@ -199,13 +185,25 @@ def morre_e_continua(inteira, pasta, sorteio, onde):
 def test_kill_9_em_momentos_sorteados(registra, inteira, tmp_path):
     """Depois de cada morte a próxima continua: nada pronto é refeito, nenhuma época gravada se perde."""
     sorteio, fases, vida = np.random.default_rng(5), [], 0
-    faltam = sorteio.permutation(list(FASES) * 3).tolist() if COMPLETA else ["extração", "cabeça", "ajuste fino"]
+    faltam = sorteio.permutation(list(FASES) * 3).tolist() if COMPLETA else ["extração", "cabeça", "validação cruzada"]
     while faltam:
         mortas = morre_e_continua(inteira, tmp_path / f"vida{vida}", sorteio, faltam[:6])
         fases, faltam, vida = fases + mortas, faltam[max(1, len(mortas)):], vida + 1
     assert len(fases) >= (30 if COMPLETA else 3)
     for fase in sorted(set(fases), key=list(FASES).index):
         registra(f"kill -9: {fase}", fases.count(fase), "a parte ou a época em curso", True)
+
+
+def test_kill_9_com_as_fotos_reais(registra, dados_reais, tmp_path):
+    """As fotos de ../shared: morre na extração e na validação cruzada (na completa, também depois) e continua."""
+    reais = {"DATASET": "cats_vs_dogs", "DATA_DIR": dados_reais, "MAX_IMAGENS": 2000 if COMPLETA else 600,
+             "EPOCAS_AJUSTE_FINO": 0, "REMOVE_SUSPEITAS": False}
+    execucao = Execucao(tmp_path / "inteira", **reais)
+    assert execucao.termina(), execucao.diario.read_text()[-3000:]
+    onde = ["extração", "validação cruzada", *(["extração", "lição 2", "avaliação", "cópias"] if COMPLETA else [])]
+    fases = morre_e_continua(tmp_path / "inteira", tmp_path / "vida", np.random.default_rng(6), onde, **reais)
+    assert len(fases) >= 2
+    registra("kill -9: com as fotos reais", len(fases), "a parte ou a época em curso", True)
 
 
 @pytest.mark.completa
@@ -252,7 +250,7 @@ def sem_poderes():
 def de_outra(tmp_path_factory):
     """Uma execução com outro limite, em pasta nova: os arquivos dela são de outra configuração."""
     pasta = tmp_path_factory.mktemp("outra")
-    execucao = Execucao(pasta, MAX_IMAGENS=560, EXPORTAR=True)
+    execucao = Execucao(pasta, MAX_IMAGENS=560, EXPORTAR=COMPLETA)
     assert execucao.termina(), execucao.diario.read_text()[-3000:]
     return pasta
 
@@ -268,12 +266,101 @@ def test_cada_arquivo_estragado_e_percebido_dito_e_refeito(registra, inteira, de
         DANOS[dano](arquivo, max((de_outra / "modelos").glob(tipo)))
         if "-" in arquivo.name and dano != "apagado":
             ditos.append(arquivo.name)
-    execucao = Execucao(pasta, antes=sem_poderes(), EXPORTAR=True)
+    execucao = Execucao(pasta, antes=sem_poderes(), EXPORTAR=COMPLETA)
     assert execucao.termina(), execucao.diario.read_text()[-3000:]
     texto = saidas(pasta / "executado.ipynb")
     assert not [nome for nome in ditos if f"{nome} não serve" not in texto]
     registra(f"arquivos estragados, todos de uma vez (volta {volta + 1})", len(arquivos), "só os estragados",
              resultados(pasta) == resultados(inteira))
+
+
+# Dados estragados
+
+def foto(semente, formato="JPEG", modo="RGB"):
+    """Os bytes de uma foto de manchas coloridas ao acaso."""
+    pixels = np.random.default_rng(semente).integers(0, 256, (9, 9, 3), dtype="uint8")
+    tela = io.BytesIO()
+    PIL.Image.fromarray(pixels).resize((200, 150)).convert(modo).save(tela, formato)
+    return tela.getvalue()
+
+
+def com_lado(jpeg, lado):
+    """O mesmo JPEG, que agora se diz de `lado` × `lado` pixels."""
+    onde = jpeg.index(b"\xff\xc0") + 5
+    return jpeg[:onde] + lado.to_bytes(2, "big") * 2 + jpeg[onde + 4:]
+
+
+BOAS = {f"PetImages/{classe}/{i}.jpg": foto(2 * i + (classe == "Dog")) for classe in ("Cat", "Dog") for i in range(30)}
+RUINS = {"truncada": foto(1)[:900], "vazia": b"", "na verdade um PNG": foto(1, "PNG"), "CMYK": foto(1, modo="CMYK"),
+         "de 60.000 × 60.000 pixels": com_lado(foto(1), 60_000), "bomba": bytes(60_000_000)}
+FORA_DO_LUGAR = ("../../fugiu.jpg", "PetImages/Cat/../../../fugiu.jpg", "/fugiu.jpg", "PetImages/Dog/Thumbs.db")
+
+
+def troca_bit_do_tfrecord(versao):
+    [arquivo] = versao.glob("*.tfrecord*")
+    troca_byte(arquivo)
+
+
+def corta_tfrecord(versao):
+    [arquivo] = versao.glob("*.tfrecord*")
+    os.truncate(arquivo, arquivo.stat().st_size // 2)
+
+
+def esvazia_descricao(versao):
+    info = json.loads((versao / "dataset_info.json").read_text(encoding="utf-8"))
+    info["splits"][0]["shardLengths"] = ["0"]
+    (versao / "dataset_info.json").write_text(json.dumps(info), encoding="utf-8")
+
+
+@pytest.mark.completa
+def test_dados_estragados_sao_recusados_ou_refeitos(registra, tmp_path):
+    """O que um disco, um download ou um zip ruim deixam: nada entra no treino, e com os dados bons tudo volta."""
+    zips = {"bom": BOAS, "só gatos": {nome: dados for nome, dados in BOAS.items() if "Cat" in nome},
+            "com ruins": BOAS | {f"PetImages/Dog/{900 + i}.jpg": dados for i, dados in enumerate(RUINS.values())} |
+            {nome: foto(3) for nome in FORA_DO_LUGAR}}
+    for nome, conteudo in zips.items():
+        with zipfile.ZipFile(tmp_path / f"{nome}.zip", "w", zipfile.ZIP_DEFLATED) as z:
+            for caminho, dados in conteudo.items():
+                z.writestr(caminho, dados)
+    (tmp_path / "página.zip").write_bytes(b"<html>entre na rede do hotel</html>")
+    (tmp_path / "cortado.zip").write_bytes((tmp_path / "bom.zip").read_bytes()[:-5000])
+
+    def roda(pasta, nome="bom", **parametros):
+        return Execucao(tmp_path / pasta, ARQUIVO_ZIP=tmp_path / f"{nome}.zip", **{
+            "DATASET": "cats_vs_dogs", "MAX_IMAGENS": 60, "EPOCAS_AJUSTE_FINO": 0, "REMOVE_SUSPEITAS": False} | parametros)
+
+    def certo(pasta, nome="bom"):
+        execucao = roda(pasta, nome)
+        assert execucao.termina(), execucao.diario.read_text()[-3000:]
+        return resultados(tmp_path / pasta)
+
+    inteira = certo("p")
+    registra(f"dados: zip com fotos ruins ({', '.join(RUINS)}) e caminhos que fogem", len(RUINS) + len(FORA_DO_LUGAR),
+             "nada; ficam de fora", certo("q", "com ruins") == inteira)
+    assert f"{len(RUINS)} arquivos do zip ficaram de fora" in saidas(tmp_path / "q/executado.ipynb")
+    assert not list(tmp_path.rglob("fugiu*")) and not pathlib.Path("/fugiu.jpg").exists()
+    [versao] = (tmp_path / "p/tfds/cats_vs_dogs").iterdir()
+    for resto in versao.glob("*.json"):
+        resto.unlink()
+    registra("dados: preparo interrompido pela metade", 1, "o preparo, que se refaz", certo("p") == inteira)
+    danos = {troca_bit_do_tfrecord: "danificados", corta_tfrecord: "danificados", esvazia_descricao: "não se deixam abrir"}
+    for estraga, mensagem in danos.items():
+        shutil.copytree(versao, tmp_path / "intacta")
+        estraga(versao)
+        execucao = roda("p")
+        assert not execucao.termina() and mensagem in execucao.erro() and "Apague" in execucao.erro()
+        shutil.rmtree(versao)
+        (tmp_path / "intacta").rename(versao)
+    shutil.rmtree(versao)
+    registra("dados: TFRecord com um bit trocado, cortado, ou sem fotos", len(danos), "nada; recusado, e refeito depois",
+             certo("p") == inteira)
+    for nome, mensagem in {"só gatos": "duas classes", "página": "não é um zip", "cortado": "não é um zip"}.items():
+        execucao = roda(nome, nome)
+        assert not execucao.termina() and mensagem in execucao.erro()
+        assert not list((tmp_path / nome / "modelos").glob("*-*")), "calculou alguma coisa"
+        shutil.rmtree(tmp_path / nome / "tfds", ignore_errors=True)
+    registra("dados: zip cortado, HTML no lugar dele, ou sem uma das classes", 3, "nada; recusado antes de calcular",
+             certo("só gatos") == inteira)
 
 
 # Disco
@@ -301,7 +388,7 @@ ENCHE_EM = {"caracteristicas-": "X, extracao = ", "cabeca-": "treino, validacao,
 def test_disco_cheio_ao_gravar_cada_tipo_de_arquivo(registra, inteira, tmp_path):
     """O disco enche no meio; a mensagem diz o quê e o que fazer; liberado o espaço, continua do mesmo ponto."""
     with disco(tmp_path / "modelos", 200) as modelos:
-        tipos = list(ENCHE_EM) if COMPLETA else ["caracteristicas-", "detector_dogs_cats.keras", "metricas.json"]
+        tipos = list(ENCHE_EM) if COMPLETA else ["caracteristicas-", "detector_dogs_cats.keras"]
         for tipo in tipos:
             feitos = prontos(modelos)
             execucao = Execucao(tmp_path, EXPORTAR=tipo == "detector_dogs_cats.tflite")
@@ -355,6 +442,19 @@ def test_duas_execucoes_na_mesma_pasta_uma_recusa(registra, inteira, tmp_path):
 
 # Um kernel vivo: interrupções, células repetidas, uso prolongado
 
+# O que a memória da glibc tem em uso (mallinfo2(3)): um vazamento a faz crescer; pedaços livres entre os usados, não.
+EM_USO = """
+import ctypes, gc
+class Mallinfo2(ctypes.Structure):
+    _fields_ = [(campo, ctypes.c_size_t) for campo in ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks",
+                                                       "fsmblks", "uordblks", "fordblks", "keepcost")]
+gc.collect()
+mallinfo2 = ctypes.CDLL(None).mallinfo2
+mallinfo2.restype = Mallinfo2
+print((mallinfo2().uordblks + mallinfo2().hblkhd) / 1e6)
+"""
+
+
 class Nucleo:
     """Um kernel de verdade, como o do Jupyter, em que as células rodam uma a uma."""
 
@@ -404,8 +504,9 @@ class Nucleo:
         return texto
 
     def gasto(self):
-        """MB que são só dele, arquivos abertos e threads."""
-        return self.processo.memory_full_info().uss / 1e6, self.processo.num_fds(), self.processo.num_threads()
+        """O que ele gasta: MB de memória que são só dele, MB que ele pediu e ainda não devolveu, e arquivos abertos."""
+        em_uso = float(self.certo(EM_USO))
+        return {"mb": self.processo.memory_full_info().uss / 1e6, "em_uso": em_uso, "arquivos": self.processo.num_fds()}
 
 
 def celulas_do_kernel(**parametros):
@@ -416,19 +517,19 @@ def celulas_do_kernel(**parametros):
 
 @pytest.mark.completa
 def test_ctrl_c_em_cada_celula_e_cada_celula_duas_vezes(registra, inteira, tmp_path):
-    """Cada célula é interrompida no meio, rodada de novo e mais uma vez: o resultado é o de quem rodou direto."""
+    """Cada célula é interrompida em três momentos, rodada de novo e mais uma vez: o resultado é o de quem rodou direto."""
     tempo = {c: t for c, t in zip(celulas(), [duracoes(inteira)[n] for n in numeros_do_codigo()])}
-    interrompidas = 0
+    erros = []
     with Nucleo(tmp_path) as nucleo:
         for fonte, original in zip(celulas_do_kernel(), celulas()):
-            # Ninguém interrompe a tempo uma célula mais curta; e um import cortado ao meio o Python não sabe retomar.
-            if tempo[original] > 0.2 and not original.startswith(("import ", "os.environ")):
-                erro, texto = nucleo.roda(fonte, interrompe_em=0.4 * tempo[original])
-                assert erro in (None, "KeyboardInterrupt"), f"{original[:200]}\n{texto[-3000:]}"
-                interrompidas += erro is not None
+            for parte in (0.4, 0.2, 0.8) if tempo[original] > 0.2 else ():  # a tempo, ninguém interrompe as mais curtas
+                erros.append(nucleo.roda(fonte, interrompe_em=parte * tempo[original])[0])
+                print(repr(original.strip().split("\n")[0]), parte, tempo[original], erros[-1], flush=True)
             nucleo.certo(fonte)
             nucleo.certo(fonte)
-    assert interrompidas >= 8
+    # Dentro do TensorFlow o Ctrl-C às vezes chega como outro erro; o que importa é que a célula roda bem depois.
+    interrompidas = len(erros) - erros.count(None)
+    assert erros.count("KeyboardInterrupt") >= 8 and "ErroClaro" not in erros, erros
     registra("Ctrl-C no meio de cada célula", interrompidas, "a parte ou a época em curso",
              resultados(tmp_path) == resultados(inteira))
     registra("cada célula duas vezes", len(celulas()), "nada", resultados(tmp_path) == resultados(inteira))
@@ -449,18 +550,21 @@ def test_uso_prolongado_nao_gasta_memoria_nem_arquivos(registra, inteira, tmp_pa
         for _ in range(voltas):
             for fonte in celulas_do_kernel():
                 nucleo.certo(fonte)
-            nucleo.certo("import gc; gc.collect()")
             gastos.append(nucleo.gasto())
         nucleo.certo("for foto in exemplos: classifica(foto[0])")
         antes = nucleo.gasto()
         nucleo.certo(f"for i in range({vezes}): classifica(exemplos[i % 12][0])")
         depois = nucleo.gasto()
-    registra("execuções inteiras em cache, num kernel só", voltas, "{:.0f} → {:.0f} MB, {} → {} arquivos abertos".format(
-        gastos[0][0], gastos[-1][0], gastos[0][1], gastos[-1][1]), resultados(pasta) == resultados(inteira))
-    registra("classifica, no mesmo kernel", vezes, "{:.0f} → {:.0f} MB, {} → {} arquivos abertos".format(
-        antes[0], depois[0], antes[1], depois[1]), True)
-    assert gastos[-1][1] <= gastos[1][1] + 2 and depois[1] <= antes[1], "deixou arquivos abertos"
-    assert gastos[-1][0] < gastos[2][0] + 8 * (voltas - 3) and depois[0] < antes[0] + 20, "a memória cresce"
+    print(*gastos, antes, depois, sep="\n")
+    texto = "de {mb:.0f} ({em_uso:.0f} em uso) a {mb2:.0f} MB ({em_uso2:.0f}), {arquivos} e {arquivos2} arquivos abertos"
+    de_a = lambda um, outro: texto.format(**um, **{f"{chave}2": valor for chave, valor in outro.items()})
+    registra("execuções inteiras em cache, num kernel só", voltas, "nada; " + de_a(gastos[0], gastos[-1]),
+             resultados(pasta) == resultados(inteira))
+    registra("classifica, no mesmo kernel", vezes, "nada; " + de_a(antes, depois), True)
+    terceira, ultima = gastos[2], gastos[-1]  # nas duas primeiras as bibliotecas ainda se instalam na memória
+    assert ultima["arquivos"] <= gastos[1]["arquivos"] + 2 and depois["arquivos"] <= antes["arquivos"], "deixou arquivos abertos"
+    assert ultima["em_uso"] < terceira["em_uso"] + 5 * (voltas - 3) and depois["em_uso"] < antes["em_uso"] + 5, "vaza memória"
+    assert ultima["mb"] < 1.25 * terceira["mb"] and depois["mb"] < antes["mb"] + 30, "a memória cresce"
 
 
 # Relógio, memória, configurações
