@@ -24,7 +24,7 @@ testes: $(VENV)/pronto-testes
 testes-minimo:
 	$(MAKE) testes VENV=.venv-minimo REQUISITOS_TESTES=testes/requirements-minimo.txt
 
-# Tudo o que pode dar errado, com muito mais repetições que `make testes` (perto de uma hora); refaz a tabela do README.
+# Tudo o que pode dar errado, com muito mais repetições que `make testes` (uma a duas horas); refaz a tabela do README.
 resistencia: $(VENV)/pronto-testes
 	RESISTENCIA=completa $(BIN)/python -m pytest -n 2 --dist worksteal testes/test_resistencia.py \
 	    testes/test_rede.py

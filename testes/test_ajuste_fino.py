@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from conftest import RAIZ
 
-TREINO, VALIDACAO = np.arange(96), np.arange(1600, 1664)
+TREINO, VALIDACAO = np.arange(64), np.arange(1600, 1632)
 
 
 def ajusta(nb, amostra, backbone, cabeca, pasta):

@@ -35,10 +35,13 @@ def chromium():
 
 @pytest.fixture(scope="module")
 def pasta(tmp_path_factory):
-    """O que a pessoa tem ao começar: o notebook, ainda sem saídas, e a amostra."""
+    """O que a pessoa tem ao começar: o notebook, ainda sem saídas, e a amostra. Sem as exportações, que levam minutos."""
     pasta = prepara_pasta(tmp_path_factory.mktemp("jupyterlab"))
     notebook = json.loads(NOTEBOOK.read_text(encoding="utf-8"))
     for celula in notebook["cells"]:
+        if "parameters" in celula["metadata"].get("tags", []):
+            celula["source"] = [linha.replace("EXPORTAR = True", "EXPORTAR = False") for linha in celula["source"]]
+            assert any("EXPORTAR = False" in linha for linha in celula["source"])
         celula |= {"outputs": [], "execution_count": None} if celula["cell_type"] == "code" else {}
     (pasta / NOTEBOOK.name).write_text(json.dumps(notebook), encoding="utf-8")
     return pasta
