@@ -7,6 +7,7 @@ import subprocess
 import sys
 import types
 
+import filelock
 import pytest
 
 RAIZ = pathlib.Path(__file__).resolve().parent.parent
@@ -59,9 +60,14 @@ def dados_reais(tmp_path_factory):
     """DATA_DIR com as 2.000 fotos reais preparadas; onde elas não estão, o teste não se aplica."""
     if not COMPARTILHADO.is_dir():
         pytest.skip("as fotos reais não acompanham o repositório")
-    pasta = tmp_path_factory.mktemp("tfds")
-    subprocess.run([sys.executable, COMPARTILHADO / "prepare_cats_vs_dogs.py", pasta], check=True, capture_output=True)
-    return pasta
+    raiz = tmp_path_factory.getbasetemp()
+    raiz = raiz.parent if "PYTEST_XDIST_WORKER" in os.environ else raiz  # os dois processos do pytest usam a mesma
+    with filelock.FileLock(raiz / "tfds.lock"):
+        if not (raiz / "tfds").exists():
+            preparando = tmp_path_factory.mktemp("tfds")
+            subprocess.run([sys.executable, COMPARTILHADO / "prepare_cats_vs_dogs.py", preparando], check=True, capture_output=True)
+            preparando.rename(raiz / "tfds")
+    return raiz / "tfds"
 
 
 def comando(pasta, **parametros):

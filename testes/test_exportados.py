@@ -1,5 +1,6 @@
 """Os formatos que se leva para fora: conferidos contra o Keras, feitos uma vez só, e um que falta não impede os outros."""
 
+import shutil
 import sys
 
 import numpy as np
@@ -56,10 +57,12 @@ def test_arquivo_danificado_ou_de_outro_modelo_e_refeito(nb, exportado, monkeypa
 
 
 def test_sem_o_conversor_de_um_formato_os_outros_seguem(nb, exportado, monkeypatch, tmp_path):
-    _, (modelo, nome, _, amostras, fotos, p, y), _ = exportado
+    pasta, (modelo, nome, _, *resto), _ = exportado
+    shutil.copytree(pasta, tmp_path, dirs_exist_ok=True)
+    (tmp_path / NOMES[2]).unlink()
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    resultado = nb.exporta(modelo, nome, tmp_path, amostras[:4], fotos[:4], p[:4], y[:4])
-    assert "erro" in resultado[NOMES[2]] and "erro" not in resultado[NOMES[0]]
+    resultado = nb.exporta(modelo, nome, tmp_path, *resto)
+    assert "erro" in resultado[NOMES[2]] and not any("erro" in resultado[outro] for outro in NOMES[:2])
 
 
 def test_o_silencio_passa_e_a_tela_volta(nb, capfd):
