@@ -11,6 +11,7 @@ import contextlib
 import importlib.resources
 import io
 import json
+import os
 import pathlib
 import pickle
 import re
@@ -622,11 +623,14 @@ if __name__ == "__main__":
 
 # O que sai daqui, e o que se sabe das versões instaladas
 
-def test_o_openvino_nao_conta_a_ninguem_que_foi_usado(nb):
+def test_nem_o_openvino_nem_o_onnx_contam_a_ninguem_que_foram_usados(nb):
     with pytest.raises(ImportError):
         importlib.import_module("openvino_telemetry")
     from openvino.tools.ovc import telemetry_utils
     assert "stub" in telemetry_utils.tm.__name__
+    assert os.environ["ORT_DISABLE_TELEMETRY"] == "1", "o ONNX Runtime a lê quando é carregado, e só então"
+    [preparacao] = [fonte for fonte in celulas() if "importlib.import_module(modulo)" in fonte]
+    assert preparacao.index("ORT_DISABLE_TELEMETRY") < preparacao.index("importlib.import_module(modulo)")
 
 
 def test_a_auditoria_nunca_chama_de_aprovado_o_que_nao_consultou():
