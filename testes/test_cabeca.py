@@ -85,3 +85,16 @@ def test_a_validacao_cruzada_avalia_cada_foto_sem_ela(nb, tmp_path):
     cabeca.fit(nb.lotes(X, y, 32), epochs=20, verbose=0)
     assert np.mean((cabeca.predict(X, verbose=0)[:, 0] > 0.5) == y) > 0.95
     assert np.array_equal(p, nb.validacao_cruzada(X, y, 32, 20, 0, tmp_path, "r"))
+
+
+def test_a_validacao_cruzada_interrompida_so_refaz_o_grupo_que_faltava(nb, tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(100, 8)).astype("float32"), np.arange(100) % 2
+    p = nb.validacao_cruzada(X, y, 32, 3, 0, tmp_path, "r")
+    grupos, treinos = sorted(tmp_path.iterdir()), []
+    assert len(grupos) == 5
+    grupos[2].unlink()
+    monkeypatch.setattr(nb.keras.Sequential, "fit", lambda self, *a, f=nb.keras.Sequential.fit, **k: treinos.append(1) or f(self, *a, **k))
+    assert np.array_equal(nb.validacao_cruzada(X, y, 32, 3, 0, tmp_path, "r"), p) and len(treinos) == 1
+    grupos[1].write_bytes(grupos[3].read_bytes())
+    assert np.array_equal(nb.validacao_cruzada(X, y, 32, 3, 0, tmp_path, "r"), p) and len(treinos) == 2, "é de outro grupo"

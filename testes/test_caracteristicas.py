@@ -1,5 +1,7 @@
 """Cada foto passa pelo backbone uma vez: o que já foi feito é lido, o que mudou é refeito, o estragado é dito."""
 
+import errno
+import importlib
 import pathlib
 import subprocess
 import sys
@@ -116,6 +118,64 @@ def test_modelos_que_nao_e_pasta_e_explicado(nb, tmp_path):
     (tmp_path / "modelos").write_text("sou um arquivo")
     with pytest.raises(nb.ErroClaro, match="mude MODELOS"):
         nb.grava_npz(tmp_path / "modelos" / "x.npz", "x", a=1)
+
+
+def test_figura_que_nao_se_deixa_gravar_nao_para_nada(nb, tmp_path, monkeypatch, capsys):
+    """As figuras de imagens/ são um enfeite: numa pasta só de leitura o treino segue, e a pessoa fica sabendo."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "imagens").write_text("sou um arquivo")
+    nb.salva_figura(nb.plt.Figure(), "x.png")
+    assert capsys.readouterr().out == (
+        "Não gravei imagens/x.png (há um arquivo onde devia haver uma pasta); a figura fica só aqui.\n")
+    (tmp_path / "imagens").unlink()
+    nb.salva_figura(nb.plt.Figure(), "x.png")
+    assert (tmp_path / "imagens/x.png").exists() and not capsys.readouterr().out
+
+
+@pytest.mark.parametrize("erro", [OSError(errno.ENOLCK, "No locks available"), OSError(errno.ENOTSUP, "Not supported"),
+                                  NotImplementedError()])
+def test_num_disco_que_nao_sabe_travar_avisa_e_segue(nb, tmp_path, monkeypatch, capsys, erro):
+    """Alguns discos de rede não têm travas: quem guarda `modelos/` num deles precisa poder trabalhar."""
+    def falha(*a, **k):
+        raise erro
+    monkeypatch.setattr(nb.filelock.FileLock, "acquire", falha)
+    nb.reserva(tmp_path)
+    assert "disco sem travas: não rode duas execuções" in capsys.readouterr().out
+    nb.libera(tmp_path)
+
+
+@pytest.mark.parametrize("codigo, mensagem", [(errno.EACCES, "sem permissão"), (errno.EROFS, "só de leitura"),
+                                              (errno.ENOSPC, "o disco está cheio"), (errno.EIO, "Input/output error")])
+def test_pasta_que_nao_se_deixa_escrever_e_dita_em_portugues(nb, tmp_path, monkeypatch, codigo, mensagem):
+    def falha(*a, **k):
+        raise OSError(codigo, errno.errorcode[codigo] if codigo != errno.EIO else "Input/output error")
+    monkeypatch.setattr(nb.filelock.FileLock, "acquire", falha)
+    with pytest.raises(nb.ErroClaro, match=f"não consigo escrever em .*{mensagem}.*mude MODELOS"):
+        nb.reserva(tmp_path)
+
+
+def test_o_nome_muda_com_o_codigo_os_valores_padrao_e_as_bibliotecas(nb, monkeypatch):
+    openvino = importlib.import_module("openvino")
+    um, dois = (lambda x=1: x), (lambda x=2: x)
+    antes, motor = nb.codigo(um), nb.versao_do_motor("openvino-bf16")
+    assert antes != nb.codigo(dois) and antes != nb.codigo(lambda x=1: x + 1) and antes == nb.codigo(lambda x=1: x)
+    assert motor == openvino.__version__ and nb.versao_do_motor("keras") is None
+    for biblioteca in (nb.tf, nb.keras, openvino):
+        with monkeypatch.context() as m:
+            m.setattr(biblioteca, "__version__", "0.0")
+            assert (nb.codigo(um), nb.versao_do_motor("openvino-bf16")) != (antes, motor), biblioteca.__name__
+
+
+def test_as_predicoes_do_teste_sao_guardadas_em_partes(nb, amostra, backbone, partes_pequenas, tmp_path, monkeypatch):
+    modelo, rodadas, predict = nb.junta(backbone, nb.cria_cabeca(1280)), [], nb.keras.Model.predict
+    monkeypatch.setattr(nb.keras.Model, "predict", lambda self, *a, **k: rodadas.append(1) or predict(self, *a, **k))
+    p, vetores = nb.prediz(modelo, amostra, (10, 50), tmp_path)
+    assert len(rodadas) == len(list(tmp_path.iterdir())) == 3 and p.shape == (40,) and vetores.shape == (40, 1280)
+    fotos = np.stack([foto for foto, _ in nb.le_fotos(amostra, (10, 50)).map(nb.prepara).as_numpy_iterator()])
+    np.testing.assert_allclose(vetores, predict(backbone, fotos, verbose=0), atol=1e-4)
+    sorted(tmp_path.iterdir())[1].unlink()
+    de_volta = nb.prediz(modelo, amostra, (10, 50), tmp_path)
+    assert len(rodadas) == 4 and np.array_equal(de_volta[0], p) and np.array_equal(de_volta[1], vetores)
 
 
 def test_cada_motor_concorda_com_o_keras(nb, amostra, backbone, tmp_path, capsys):

@@ -98,6 +98,27 @@ def test_fotos_ruins_do_zip_ficam_de_fora_e_sao_contadas(nb, tmp_path, capsys):
     assert {p.name for p in tmp_path.iterdir()} == {"f.zip", "tfds"}
 
 
+def test_fotos_de_tamanhos_absurdos_mas_inteiras_sao_fotos(nb, tmp_path):
+    """De 1×1 a muito compridas: entram no dataset, e a rede as recebe como às outras."""
+    tamanhos = [(1, 1), (1, 3000), (3000, 1), (4000, 4000)]
+    estranhas = {f"PetImages/Dog/{900 + i}.jpg": nb.tf.io.encode_jpeg(np.full((*t, 3), 90, "uint8")).numpy()
+                 for i, t in enumerate(tamanhos)}
+    construtor = nb.escolhe_dados("cats_vs_dogs", str(tmp_path / "tfds"), faz_zip(tmp_path / "f.zip", fotos_boas(nb) | estranhas))
+    fotos = [foto for foto, _ in nb.le_fotos(construtor, (0, 16)).map(nb.prepara).as_numpy_iterator()]
+    assert len(fotos) == 16 and {foto.shape for foto in fotos} == {(224, 224, 3)}
+    assert all(np.isfinite(foto).all() and 0 <= foto.min() <= foto.max() <= 1 for foto in fotos)
+
+
+@pytest.mark.parametrize("parametros, mensagem", [
+    ({"motor": "turbo"}, "MOTOR = 'turbo': use um destes: auto, keras"), ({"fotos": "nao/existe.jpg"}, "FOTOS = .*não existe"),
+    ({"EPOCAS": (0, 1)}, "EPOCAS = 0: precisa ser um número inteiro, no mínimo 1"), ({"SEMENTE": (1.5, 0)}, "SEMENTE = 1.5"),
+    ({"MAX_IMAGENS": (True, 20)}, "MAX_IMAGENS = True"), ({"TAMANHO_LOTE": ("32", 1)}, "TAMANHO_LOTE = '32'")])
+def test_parametro_errado_e_recusado_antes_de_tudo(nb, parametros, mensagem):
+    nb.confere_parametros(**{"motor": "auto", "fotos": None, "EPOCAS": (1, 1)})
+    with pytest.raises(nb.ErroClaro, match=mensagem):
+        nb.confere_parametros(**{"motor": "auto", "fotos": None} | parametros)
+
+
 @pytest.mark.parametrize("prepara,mensagem", [
     (lambda p: None, "não existe"),
     (lambda p: p.write_bytes(b"<html>pagina de erro</html>"), "não é um zip"),
@@ -115,7 +136,7 @@ def test_disco_cheio_ao_preparar_nao_e_culpa_do_zip(nb, tmp_path, monkeypatch):
     def sem_espaco(self, *a, **k):
         raise OSError(28, "No space left on device")
     monkeypatch.setattr(nb.cats_vs_dogs.CatsVsDogs, "download_and_prepare", sem_espaco)
-    with pytest.raises(nb.ErroClaro, match="No space left.*mude DATA_DIR"):
+    with pytest.raises(nb.ErroClaro, match="o disco está cheio.*mude DATA_DIR"):
         nb.escolhe_dados("cats_vs_dogs", str(tmp_path / "tfds"), faz_zip(tmp_path / "f.zip", fotos_boas(nb)))
 
 
