@@ -218,11 +218,15 @@ def test_kill_9_com_as_fotos_reais(registra, dados_reais, tmp_path):
 @pytest.mark.completa
 def test_kill_9_na_exportacao(registra, inteira, tmp_path):
     """O que já foi convertido e conferido não se converte de novo, e os três formatos saem inteiros."""
-    fases = morre_e_continua(inteira, tmp_path, np.random.default_rng(8), ["exportação"] * 3, EXPORTAR=True)
-    metricas = json.loads((tmp_path / "modelos/metricas.json").read_text(encoding="utf-8"))
-    assert len(fases) == 3 and len(metricas["exportados"]) == 3
-    assert not [nome for nome, e in metricas["exportados"].items() if e["sha256"] != sha256(tmp_path / "modelos" / nome)]
-    registra("kill -9: exportação", len(fases), "o formato em curso", True)
+    sorteio = np.random.default_rng(8)
+    for vida in range(3):
+        pasta = copia(inteira, tmp_path / str(vida))
+        for feito in [p for p in (pasta / "modelos").iterdir() if p.name.startswith("exportado-") or p.suffix in (".tflite", ".onnx")]:
+            feito.unlink()
+        assert morre_e_continua(inteira, pasta, sorteio, ["exportação"], EXPORTAR=True) == ["exportação"]
+        exportados = json.loads((pasta / "modelos/metricas.json").read_text(encoding="utf-8"))["exportados"]
+        assert len(exportados) == 3 and not [n for n, e in exportados.items() if e["sha256"] != sha256(pasta / "modelos" / n)]
+    registra("kill -9: exportação", 3, "o formato em curso", True)
 
 
 @pytest.mark.completa
@@ -306,7 +310,9 @@ def test_cada_arquivo_estragado_sozinho_e_so_ele_e_refeito(registra, inteira, de
             DANOS[dano](arquivo, max((de_outra / "modelos").glob(tipo)))
             texto = "".join(nucleo.certo(fonte) for fonte in celulas_do_kernel(EXPORTAR=True))
             depois = prontos(pasta / "modelos")
-            assert {nome for nome in antes if antes[nome] != depois.get(nome)} <= {arquivo.name}, (arquivo.name, dano)
+            refeitos = {nome for nome in antes if antes[nome] != depois.get(nome)} - {arquivo.name}
+            recibos = {nome for nome in refeitos if nome.startswith("exportado-") and arquivo.suffix in (".tflite", ".onnx")}
+            assert refeitos == recibos and len(recibos) <= 1, (arquivo.name, dano)  # quem refaz um formato, confere-o de novo
             assert "-" not in arquivo.name or dano == "apagado" or f"{arquivo.name} não serve" in texto, (arquivo.name, dano)
             assert resultados(pasta) == resultados(inteira), (arquivo.name, dano)
     registra("arquivos estragados, um de cada vez", len(arquivos), "só o estragado", True)
@@ -693,9 +699,11 @@ def test_dois_gigabytes_de_memoria_bastam(registra, tmp_path):
         while execucao.processo.poll() is None:
             with contextlib.suppress(psutil.Error):
                 filhos = psutil.Process(execucao.processo.pid).children(recursive=True)
-                pico = max(pico, sum(p.memory_full_info().uss for p in filhos))
+                # só a memória que não se pode buscar de novo no disco, como se busca o código das bibliotecas
+                pico = max(pico, sum(m.rss - m.shared for m in (p.memory_info() for p in filhos)))
             time.sleep(0.1)
         assert execucao.termina(), execucao.diario.read_text()[-3000:]
+    assert pico < 2_000_000_000, "o limite não valeu"
     metricas = json.loads((pasta / "modelos/metricas.json").read_text(encoding="utf-8"))
     assert len(metricas["exportados"]) == 3 and not [e for e in metricas["exportados"].values() if "erro" in e]
     registra(f"2 GB de memória ({como})", 1, f"nada; pico do kernel {pico / 1e6:.0f} MB",
