@@ -34,8 +34,8 @@ def resultado(m):
                f"| quem chuta sempre a classe mais comum | {num(m['classe_mais_comum'], 4)} | |",
                f"| validação cruzada, nas {n} fotos | {num(cv['acuracia'], 4)} | {num(cv['acuracia_ic95'][0], 4)} a {num(cv['acuracia_ic95'][1], 4)} |",
                f"| erro de calibração (ECE), nas {n} fotos | {num(cv['ece'], 4)} | |", "",
-               f"Tempo: {num(m['segundos_total'], 0)} segundos a execução inteira, com todas as figuras e exportações; a segunda "
-               f"sessão não passa foto nenhuma pela rede."]
+               f"Tempo: {num(m['segundos_total'], 0)} segundos a execução inteira (motor `{m['motor']}`), com todas as figuras e exportações; a "
+               f"segunda sessão não passa foto nenhuma pela rede."]
     return linhas
 
 
