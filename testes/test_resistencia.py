@@ -499,6 +499,12 @@ print((mallinfo2().uordblks + mallinfo2().hblkhd) / 1e6)
 """
 
 
+def anonima(processo):
+    """Bytes que são só do processo; não o código das bibliotecas, que ora se divide com outros, ora se relê do disco."""
+    memoria = processo.memory_info()
+    return memoria.rss - memoria.shared
+
+
 class Nucleo:
     """Um kernel de verdade, como o do Jupyter, em que as células rodam uma a uma."""
 
@@ -548,9 +554,9 @@ class Nucleo:
         return texto
 
     def gasto(self):
-        """O que ele gasta: MB de memória que são só dele, MB que ele pediu e ainda não devolveu, e arquivos abertos."""
+        """O que ele gasta: MB de memória, MB que ele pediu e ainda não devolveu, e arquivos abertos."""
         em_uso = float(self.certo(EM_USO))
-        return {"mb": self.processo.memory_full_info().uss / 1e6, "em_uso": em_uso, "arquivos": self.processo.num_fds()}
+        return {"mb": anonima(self.processo) / 1e6, "em_uso": em_uso, "arquivos": self.processo.num_fds()}
 
 
 def celulas_do_kernel(**parametros):
@@ -699,8 +705,7 @@ def test_dois_gigabytes_de_memoria_bastam(registra, tmp_path):
         while execucao.processo.poll() is None:
             with contextlib.suppress(psutil.Error):
                 filhos = psutil.Process(execucao.processo.pid).children(recursive=True)
-                # só a memória que não se pode buscar de novo no disco, como se busca o código das bibliotecas
-                pico = max(pico, sum(m.rss - m.shared for m in (p.memory_info() for p in filhos)))
+                pico = max(pico, sum(map(anonima, filhos)))
             time.sleep(0.1)
         assert execucao.termina(), execucao.diario.read_text()[-3000:]
     assert pico < 2_000_000_000, "o limite não valeu"
