@@ -32,12 +32,10 @@ FASES = {"extração": "X, extracao = ", "cabeça": "treino, validacao, teste = 
          "suspeitas fora do treino": "if REMOVE_SUSPEITAS:", "lição 2": "ESCALAS = ", "ajuste fino": "epocas_ajuste = ",
          "gravação do modelo": "caminho_modelo = ", "avaliação": "y_teste, (p_teste", "classificador": "referencia = unit",
          "cópias": "copias = acha", "métricas": "segundos_total = "}
+EXPORTACAO = {"exportação": "exportados = {}"}  # só onde se pede: leva meio minuto
 
 
 # Rodar, vigiar e comparar
-
-EXPORTACAO = {"exportação": "exportados = {}"}
-
 
 def numero_da_celula(marca):
     """O número que o papermill dá à célula de código que contém `marca` (ele insere uma com os parâmetros)."""
