@@ -10,7 +10,7 @@ o ajuste fino muda no teste, em três sementes, na amostra e nas fotos reais. Ao
 
 Cada medida roda num processo próprio, alternadas e repetidas; valem as medianas e, sobretudo, as razões. Usa
 as fotos reais preparadas em TFDS_DATA_DIR (ou na pasta padrão do TFDS), ou a amostra se elas não existirem. O
-resultado fica em testes/desempenho.json, de onde `make leiame` o leva ao README.
+resultado fica em testes/desempenho.json, de onde `testes/leiame.py` o leva ao README.
 """
 
 import json
