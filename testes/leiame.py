@@ -1,4 +1,4 @@
-"""Leva ao README os números medidos, para que nenhum seja copiado à mão: `make leiame`.
+"""Leva ao README os números medidos, para que nenhum seja copiado à mão.
 
 Cada bloco entre `<!-- numeros: NOME -->` e `<!-- /numeros -->` é escrito por uma função deste arquivo: os que falam do
 notebook, a partir do metricas.json da execução que está gravada nele (por `make notebook`); os de desempenho, a

@@ -2,6 +2,7 @@
 
 import errno
 import importlib
+import os
 import pathlib
 import subprocess
 import sys
@@ -145,10 +146,12 @@ def test_num_disco_que_nao_sabe_travar_avisa_e_segue(nb, tmp_path, monkeypatch, 
 
 
 @pytest.mark.parametrize("codigo, mensagem", [(errno.EACCES, "sem permissão"), (errno.EROFS, "só de leitura"),
-                                              (errno.ENOSPC, "o disco está cheio"), (errno.EIO, "Input/output error")])
+                                              (errno.ENOSPC, "o disco está cheio"), (errno.EDQUOT, "cota de disco"),
+                                              (errno.EFBIG, "tamanho permitido"), (errno.EISDIR, "pasta com esse nome"),
+                                              (errno.EIO, "o disco falhou"), (errno.ENXIO, "No such device or address")])
 def test_pasta_que_nao_se_deixa_escrever_e_dita_em_portugues(nb, tmp_path, monkeypatch, codigo, mensagem):
     def falha(*a, **k):
-        raise OSError(codigo, errno.errorcode[codigo] if codigo != errno.EIO else "Input/output error")
+        raise OSError(codigo, os.strerror(codigo))
     monkeypatch.setattr(nb.filelock.FileLock, "acquire", falha)
     with pytest.raises(nb.ErroClaro, match=f"não consigo escrever em .*{mensagem}.*mude MODELOS"):
         nb.reserva(tmp_path)

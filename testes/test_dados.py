@@ -119,6 +119,12 @@ def test_parametro_errado_e_recusado_antes_de_tudo(nb, parametros, mensagem):
         nb.confere_parametros(**{"motor": "auto", "fotos": None} | parametros)
 
 
+def test_keras_ja_carregado_com_outro_backend_pede_outro_kernel(nb, monkeypatch):
+    monkeypatch.setattr(nb.keras.config, "backend", lambda: "jax")
+    with pytest.raises(nb.ErroClaro, match="usando o jax. Reinicie o kernel"):
+        nb.padroniza_bibliotecas()
+
+
 @pytest.mark.parametrize("prepara,mensagem", [
     (lambda p: None, "não existe"),
     (lambda p: p.write_bytes(b"<html>pagina de erro</html>"), "não é um zip"),

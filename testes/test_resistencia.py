@@ -692,6 +692,18 @@ def test_configuracao_mudada_e_desfeita_nunca_le_o_que_nao_e_dela(registra, tmp_
              certo("mesma") == inteira and prontos(tmp_path / "mesma/modelos") == feitos)
 
 
+def test_configuracoes_da_maquina_nao_mudam_numero_nenhum(registra, inteira, tmp_path):
+    """Noutro projeto a pessoa deixou o Keras em float16, com canais primeiro e JAX, e o Matplotlib pedindo um LaTeX que não há."""
+    (tmp_path / ".keras").mkdir()
+    (tmp_path / ".keras/keras.json").write_text(json.dumps(
+        {"backend": "jax", "floatx": "float16", "epsilon": 1e-3, "image_data_format": "channels_first"}))
+    (tmp_path / "matplotlibrc").write_text("text.usetex: True\nfigure.dpi: 30\n")
+    execucao = Execucao(tmp_path, mais_ambiente={"KERAS_BACKEND": "jax", "TF_USE_LEGACY_KERAS": "1"})
+    assert execucao.termina(), execucao.diario.read_text()[-3000:]
+    registra("máquina com o Keras e o Matplotlib configurados para outro projeto", 1, "nada",
+             resultados(tmp_path) == resultados(inteira))
+
+
 @contextlib.contextmanager
 def limite_de_memoria(bytes_):
     """Função para rodar no filho antes do exec, e o nome do limite: um cgroup onde se pode, ou RLIMIT_DATA."""
