@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pathlib
+import re
 import socket
 import threading
 import time
@@ -15,6 +16,7 @@ import zipfile
 import desempenho
 import numpy as np
 import pytest
+from conftest import celulas
 
 
 def jpeg(nb, semente, jfif=True):
@@ -109,14 +111,23 @@ def test_fotos_de_tamanhos_absurdos_mas_inteiras_sao_fotos(nb, tmp_path):
     assert all(np.isfinite(foto).all() and 0 <= foto.min() <= foto.max() <= 1 for foto in fotos)
 
 
-@pytest.mark.parametrize("parametros, mensagem", [
-    ({"motor": "turbo"}, "MOTOR = 'turbo': use um destes: auto, keras"), ({"fotos": "nao/existe.jpg"}, "FOTOS = .*não existe"),
-    ({"EPOCAS": (0, 1)}, "EPOCAS = 0: precisa ser um número inteiro, no mínimo 1"), ({"SEMENTE": (1.5, 0)}, "SEMENTE = 1.5"),
-    ({"MAX_IMAGENS": (True, 20)}, "MAX_IMAGENS = True"), ({"TAMANHO_LOTE": ("32", 1)}, "TAMANHO_LOTE = '32'")])
-def test_parametro_errado_e_recusado_antes_de_tudo(nb, parametros, mensagem):
-    nb.confere_parametros(**{"motor": "auto", "fotos": None, "EPOCAS": (1, 1)})
-    with pytest.raises(nb.ErroClaro, match=mensagem):
-        nb.confere_parametros(**{"motor": "auto", "fotos": None} | parametros)
+@pytest.mark.parametrize("errado, mensagem", [
+    ({"MOTOR": "turbo"}, "use um destes: auto, keras"), ({"MOTOR": None}, "entre aspas"), ({"FOTOS": "nao/existe.jpg"}, "não existe"),
+    ({"EPOCAS": 0}, "precisa ser um número inteiro, no mínimo 1"), ({"SEMENTE": 1.5}, "inteiro"), ({"SEMENTE": 2 ** 32}, "menor que"),
+    ({"MAX_IMAGENS": True}, "inteiro"), ({"MAX_IMAGENS": 0}, "no mínimo 20"), ({"TAMANHO_LOTE": "32"}, "inteiro"),
+    ({"TAMANHO_LOTE": None}, "inteiro"), ({"EPOCAS_AJUSTE_FINO": "3"}, "inteiro"), ({"REMOVE_SUSPEITAS": "não"}, "True ou False"),
+    ({"EXPORTAR": None}, "True ou False"), ({"MODELOS": 2024}, "entre aspas"), ({"MODELOS": ""}, "entre aspas"),
+    ({"BACKBONE": ["EfficientNetLite0"]}, "entre aspas"), ({"DATASET": None}, "entre aspas"), ({"DATA_DIR": 5}, "entre aspas"),
+    ({"ARQUIVO_ZIP": True}, "entre aspas"), ({"FOTOS": ["a.jpg"]}, "entre aspas")], ids=str)
+def test_parametro_errado_e_recusado_antes_de_tudo(nb, errado, mensagem):
+    """O que o Python tomaria por outra coisa ("não" vale True, 0 vale "todas"), ou que só falharia adiante."""
+    certos = {}
+    exec(celulas("parameters")[0], {}, certos)
+    nb.confere_parametros(**certos)
+    nb.confere_parametros(**certos | {"MODELOS": pathlib.Path("m"), "MAX_IMAGENS": 20, "SEMENTE": 2 ** 32 - 1})
+    [(nome, valor)] = errado.items()
+    with pytest.raises(nb.ErroClaro, match=rf"{nome} = {re.escape(repr(valor))}: .*{mensagem}"):
+        nb.confere_parametros(**certos | errado)
 
 
 def test_keras_ja_carregado_com_outro_backend_pede_outro_kernel(nb, monkeypatch):
