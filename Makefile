@@ -56,12 +56,17 @@ $(VENV)/bin/python:
 	@$(PYTHON) -m venv $(VENV) || \
 	    { rm -rf $(VENV); echo "Este Python não cria ambientes virtuais. No Debian ou Ubuntu: sudo apt install python3-venv"; exit 1; }
 
+# Um ambiente que se interrompeu antes de receber o pip é refeito.
+TEM_PIP = $(BIN)/python -m pip --version > /dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
+
 $(VENV)/pronto: requirements.txt | $(VENV)/bin/python
+	@$(TEM_PIP)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet -r requirements.txt
 	@touch $@
 
 $(VENV)/pronto-testes: $(REQUISITOS_TESTES) requirements.txt | $(VENV)/bin/python
+	@$(TEM_PIP)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet -r $(REQUISITOS_TESTES)
 	@touch $@

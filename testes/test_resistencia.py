@@ -15,6 +15,7 @@ import re
 import resource
 import shutil
 import subprocess
+import sys
 import threading
 import time
 import zipfile
@@ -23,7 +24,7 @@ import numpy as np
 import PIL.Image
 import psutil
 import pytest
-from conftest import COMPLETA, NOTEBOOK, ambiente, celulas, comando, prepara_pasta, resultados, saidas
+from conftest import COMPLETA, NOTEBOOK, RAIZ, ambiente, celulas, comando, prepara_pasta, resultados, saidas
 from jupyter_client.manager import start_new_kernel
 
 # Pequena, mas com duas partes de características e suspeitas fora do treino; na suíte completa, também com ajuste fino.
@@ -644,7 +645,17 @@ def test_uso_prolongado_nao_gasta_memoria_nem_arquivos(registra, tmp_path):
     assert ultima["mb"] < 1.1 * terceira["mb"] + 12 * (voltas - 3) and depois["mb"] < antes["mb"] + 30, "a memória cresce"
 
 
-# Relógio, memória, configurações
+# Instalação, relógio, memória, configurações
+
+def test_make_refaz_o_ambiente_que_se_interrompeu_sem_pip(tmp_path):
+    """O computador desligou enquanto o primeiro `make` criava a pasta .venv: o segundo não pode parar para sempre."""
+    shutil.copy(RAIZ / "Makefile", tmp_path)
+    (tmp_path / "requirements.txt").touch()
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / ".venv"], check=True)
+    processo = subprocess.run(["make", ".venv/pronto", f"PYTHON={sys.executable}"], cwd=tmp_path, capture_output=True, text=True,
+                              env=os.environ | {"PIP_NO_INDEX": "1"})
+    assert processo.returncode == 0 and (tmp_path / ".venv/pronto").exists(), processo.stderr
+
 
 RELOGIO = """
 import time
