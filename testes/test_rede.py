@@ -184,7 +184,7 @@ def test_disco_cheio_e_erro_claro_e_o_que_veio_serve_depois(nb, destino, monkeyp
         registro = types.SimpleNamespace(size=len(ARQUIVO), checksum=SHA)
         monkeypatch.setattr(nb.cats_vs_dogs, "_URL", s.url)
         monkeypatch.setattr(nb.cats_vs_dogs.CatsVsDogs, "url_infos", {s.url: registro})
-        mensagem = "File too large.*mude DATA_DIR.*continua de onde parou"
+        mensagem = "passa do tamanho permitido.*mude DATA_DIR.*continua de onde parou"
         with disco_de(150_000), pytest.raises(nb.ErroClaro, match=mensagem):
             nb.escolhe_dados("cats_vs_dogs", str(destino.parent.parent), None)
         veio = zip_.with_name(f"{zip_.name}.parcial").stat().st_size
