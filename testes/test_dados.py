@@ -213,11 +213,11 @@ def test_servidor_mudo_ou_dns_parado_nao_seguram_a_decisao(nb, monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as mudo:
         inicio = time.monotonic()
         assert not nb.servidor_responde(f"http://127.0.0.1:{mudo.getsockname()[1]}/f.zip", segundos=1)
-        assert time.monotonic() - inicio < 15
+        assert time.monotonic() - inicio < 3
     monkeypatch.setattr(socket, "getaddrinfo", lambda *a, **k: time.sleep(30))
     inicio = time.monotonic()
     assert not nb.servidor_responde("http://exemplo.invalid/f.zip", segundos=1)
-    assert time.monotonic() - inicio < 15
+    assert time.monotonic() - inicio < 3
 
 
 def test_sem_rede_a_amostra_e_escolhida_e_anunciada(nb, tmp_path, monkeypatch, capsys):

@@ -84,7 +84,7 @@ def test_conexao_que_cai_muitas_vezes_e_retomada_na_hora(nb, destino):
     with servindo(Servidor(ARQUIVO, por_conexao=20_000)) as s:
         nb.baixa(s.url, destino, len(ARQUIVO), SHA)
     assert destino.read_bytes() == ARQUIVO
-    assert s.faixas == [f"bytes={i}-" for i in range(0, len(ARQUIVO), 20_000)] and time.monotonic() - inicio < 20
+    assert s.faixas == [f"bytes={i}-" for i in range(0, len(ARQUIVO), 20_000)] and time.monotonic() - inicio < 5
 
 
 def test_servidor_que_cai_e_nao_sabe_continuar_nao_prende(nb, destino):
@@ -332,14 +332,14 @@ def test_o_notebook_inteiro_numa_rede_que_falha(registra, historias, conteudo, t
     assert pedidos[:2] == [0, chegou] and len(pedidos) > 3, "depois da página, só o resto é pedido"
     assert pedidos == sorted(set(pedidos)), "e nada é pedido de novo"
     assert metricas["dataset"].startswith("cats_vs_dogs/") and metricas["n_treino"] == 48
-    assert "AMOSTRA EMBUTIDA" not in texto and segundos < 60
+    assert "AMOSTRA EMBUTIDA" not in texto and segundos < 40
     mudo, cala, faixas = historias[1].result()
     assert faixas == ["bytes=0-"]
-    na_amostra = [confere_amostra(pagina, "outra coisa", 40), confere_amostra(cala, "parou de mandar", 60)]
+    na_amostra = [confere_amostra(pagina, "outra coisa", 20), confere_amostra(cala, "parou de mandar", 50)]
     assert na_amostra[0] == na_amostra[1]
     if not COMPLETA:
         return
-    na_amostra.append(confere_amostra(mudo, "não respondeu em 5 segundos", 40))
+    na_amostra.append(confere_amostra(mudo, "não respondeu em 5 segundos", 20))
     (tmp_path / "f.zip").write_bytes(conteudo)
     for pasta, parametros in (("zip", {"ARQUIVO_ZIP": tmp_path / "f.zip"}), ("amostra", {"DATASET": "amostra"})):
         processo, _ = executa(tmp_path / pasta, **PARAMETROS, **parametros)
