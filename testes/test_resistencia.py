@@ -508,7 +508,7 @@ def anonima(processo):
 def abertos(processo, olhadas=20):
     """O que o processo tem aberto, {nome: quantas vezes}: só o que está em todas as `olhadas`, de 0,05 em 0,05 s.
 
-    O IPython grava o histórico num fio à parte, e abre e fecha o diário do SQLite a cada célula: quem olha uma vez só
+    O IPython grava o histórico numa thread à parte, e abre e fecha o diário do SQLite a cada célula: quem olha uma vez só
     o acha aberto em uma de cada vinte vezes.
     """
     fica = None
@@ -651,8 +651,8 @@ def test_make_refaz_o_ambiente_que_se_interrompeu_sem_pip(tmp_path):
     shutil.copy(RAIZ / "Makefile", tmp_path)
     (tmp_path / "requirements.txt").touch()
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / ".venv"], check=True)
-    processo = subprocess.run(["make", ".venv/pronto", f"PYTHON={sys.executable}"], cwd=tmp_path, capture_output=True, text=True,
-                              env=os.environ | {"PIP_NO_INDEX": "1"})
+    comando_make = ["make", ".venv/pronto", "VENV=.venv", f"PYTHON={sys.executable}"]  # quem chama pode estar usando outra VENV
+    processo = subprocess.run(comando_make, cwd=tmp_path, capture_output=True, text=True, env=os.environ | {"PIP_NO_INDEX": "1"})
     assert processo.returncode == 0 and (tmp_path / ".venv/pronto").exists(), processo.stderr
 
 
