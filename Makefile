@@ -56,8 +56,8 @@ $(VENV)/bin/python:
 	@$(PYTHON) -m venv $(VENV) || \
 	    { rm -rf $(VENV); echo "Este Python não cria ambientes virtuais. No Debian ou Ubuntu: sudo apt install python3-venv"; exit 1; }
 
-# Um ambiente que se interrompeu antes de receber o pip é refeito.
-TEM_PIP = $(BIN)/python -m pip --version > /dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
+# Um ambiente que se interrompeu antes de receber o pip, ou com ele pela metade, é refeito.
+TEM_PIP = $(BIN)/python -m pip install --help > /dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 
 $(VENV)/pronto: requirements.txt | $(VENV)/bin/python
 	@$(TEM_PIP)

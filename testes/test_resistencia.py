@@ -646,11 +646,14 @@ def test_uso_prolongado_nao_gasta_memoria_nem_arquivos(registra, tmp_path):
 
 # Instalação, relógio, memória, configurações
 
-def test_make_refaz_o_ambiente_que_se_interrompeu_sem_pip(tmp_path):
+@pytest.mark.parametrize("pip", ["nenhum", "pela metade"])
+def test_make_refaz_o_ambiente_que_se_interrompeu_sem_pip(tmp_path, pip):
     """O computador desligou enquanto o primeiro `make` criava a pasta .venv: o segundo não pode parar para sempre."""
     shutil.copy(RAIZ / "Makefile", tmp_path)
     (tmp_path / "requirements.txt").touch()
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / ".venv"], check=True)
+    subprocess.run([sys.executable, "-m", "venv", *["--without-pip"] * (pip == "nenhum"), tmp_path / ".venv"], check=True)
+    for modulo in (tmp_path / ".venv").glob("lib/*/site-packages/pip/_internal/commands/install.py"):
+        modulo.write_text("")  # quando o pip troca a si mesmo e morre no meio
     comando_make = ["make", ".venv/pronto", "VENV=.venv", f"PYTHON={sys.executable}"]  # quem chama pode estar usando outra VENV
     processo = subprocess.run(comando_make, cwd=tmp_path, capture_output=True, text=True, env=os.environ | {"PIP_NO_INDEX": "1"})
     assert processo.returncode == 0 and (tmp_path / ".venv/pronto").exists(), processo.stderr
