@@ -1,60 +1,51 @@
-# make          prepara o ambiente, roda o notebook inteiro e mostra as métricas
-# make testes   prepara o ambiente e roda todos os testes
-# make jupyter  abre o notebook no JupyterLab
+# make ajuda   mostra o que cada alvo faz
 #
-# Parâmetros do notebook:  make PARAMETROS="-p ARQUIVO_ZIP fotos.zip -p BACKBONE MobileNetV2"
+# Parâmetros do notebook:  make PARAMETROS="-p ARQUIVO_ZIP fotos.zip -p MAX_IMAGENS 2000"
 
 PYTHON ?= python3
 VENV ?= .venv
 PARAMETROS ?=
 NOTEBOOK = detector_dogs_cats.ipynb
 BIN = $(VENV)/bin
+REQUISITOS_TESTES ?= testes/requirements.txt
 
-.PHONY: rodar testes testes-minimo resistencia auditoria jupyter desempenho notebook limpar
+.PHONY: rodar testes testes-minimo jupyter notebook formata ajuda limpar-cache limpar
 
-rodar: $(VENV)/pronto
+rodar: $(VENV)/pronto  ## (o padrão) prepara o ambiente, roda o notebook e mostra as métricas
 	@mkdir -p modelos
-	$(BIN)/papermill --log-level WARNING --no-progress-bar --stdout-file /dev/stdout --stderr-file /dev/stderr \
+	$(BIN)/papermill --log-level ERROR --no-progress-bar --stdout-file /dev/stdout \
 	    -k python3 $(PARAMETROS) $(NOTEBOOK) modelos/detector_dogs_cats.executado.ipynb
 
-testes: $(VENV)/pronto-testes
+testes: $(VENV)/pronto-testes  ## prepara o ambiente, confere o estilo e roda todos os testes
+	$(BIN)/ruff check && $(BIN)/ruff format --check
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder testes
 
-# As versões mais antigas aceitas (as do Colab); precisa de um Python 3.10 a 3.12 em PYTHON.
-testes-minimo:
+testes-minimo:  ## os testes nas versões mais antigas aceitas (PYTHON=python3.10)
 	$(MAKE) testes VENV=.venv-minimo REQUISITOS_TESTES=testes/requirements-minimo.txt
 
-# Tudo o que pode dar errado, com muito mais repetições que `make testes` (uma a duas horas); refaz a tabela do README.
-resistencia: $(VENV)/pronto-testes
-	RESISTENCIA=completa $(BIN)/python -m pytest -n 2 --dist worksteal testes/test_resistencia.py \
-	    testes/test_rede.py
-	$(BIN)/python testes/leiame.py
-
-# Falhas de segurança conhecidas nas versões instaladas (precisa de internet).
-auditoria: $(VENV)/pronto-testes
-	$(BIN)/python testes/audita.py
-
-jupyter: $(VENV)/pronto
+jupyter: $(VENV)/pronto  ## abre o notebook no JupyterLab
 	$(BIN)/jupyter lab $(NOTEBOOK)
 
-desempenho: $(VENV)/pronto-testes
-	$(BIN)/python testes/desempenho.py
-	$(BIN)/python testes/leiame.py
+notebook: $(VENV)/pronto  ## refaz as saídas gravadas no notebook, as imagens e os números do README
+	$(BIN)/python docs/gera.py notebook
 
-# Refaz as saídas do notebook no próprio arquivo e os números do README (usa o que houver em DATA_DIR/TFDS_DATA_DIR).
-notebook: $(VENV)/pronto
-	$(BIN)/python testes/executa_notebook.py
+formata: $(VENV)/pronto-testes  ## arruma o estilo do código
+	$(BIN)/ruff check --fix && $(BIN)/ruff format
 
-limpar:
+limpar-cache: $(VENV)/pronto  ## apaga de modelos/ o que a última execução não usou
+	$(BIN)/python -m detector --limpa
+
+limpar:  ## apaga os ambientes
 	rm -rf $(VENV) .venv-minimo
 
-REQUISITOS_TESTES ?= testes/requirements.txt
+ajuda:  ## mostra esta lista
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || \
 	    { echo "É preciso Python 3.10 ou mais novo. Instale-o e rode: make PYTHON=python3.12"; exit 1; }
 	@$(PYTHON) -m venv $(VENV) || \
-	    { rm -rf $(VENV); echo "Este Python não cria ambientes virtuais. No Debian ou Ubuntu: sudo apt install python3-venv"; exit 1; }
+	    { rm -rf $(VENV); echo "Este Python não cria ambientes virtuais. No Debian: sudo apt install python3-venv"; exit 1; }
 
 # Um ambiente que se interrompeu antes de receber o pip, ou com ele pela metade, é refeito.
 TEM_PIP = $(BIN)/python -m pip install --help > /dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)

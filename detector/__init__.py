@@ -1,0 +1,36 @@
+"""Gato ou cachorro: o que o notebook `detector_dogs_cats.ipynb` usa e não precisa mostrar.
+
+Importar este pacote é rápido e não toca em nada: cada sala (`detector.dados`, `detector.motores`…)
+só é carregada, e o TensorFlow com ela, quando alguém a usa pela primeira vez.
+"""
+
+import importlib
+
+from detector.ambiente import carrega_tensorflow, confere_parametros, prepara
+from detector.erros import ErroClaro
+
+__version__ = "2.0.0"
+__all__ = [
+    "ErroClaro",
+    "carrega_classificador",
+    "confere_parametros",
+    "prepara",
+    "redimensiona_img",
+]
+
+_SALAS = {
+    *("gravacao", "metricas", "preparo", "semelhanca"),
+    *("backbones", "copia", "figuras", "fotos", "leitura", "motores", "pesos", "rede"),
+    *("auditoria", "caracteristicas", "classificador", "dados", "exporta", "treino"),
+}
+_ATALHOS = {"carrega_classificador": "classificador", "redimensiona_img": "preparo"}
+
+
+def __getattr__(nome: str):
+    """Carrega a sala `nome`, ou a função que mora nela, na primeira vez em que alguém a usa."""
+    if nome in _ATALHOS:
+        return getattr(__getattr__(_ATALHOS[nome]), nome)
+    if nome not in _SALAS:
+        raise AttributeError(f"o pacote detector não tem {nome!r}")
+    carrega_tensorflow()
+    return importlib.import_module(f"detector.{nome}")

@@ -1,0 +1,106 @@
+"""Classificar fotos pelo terminal: `python -m detector foto.jpg`."""
+
+import argparse
+import os
+import pathlib
+import sys
+
+import detector
+from detector.erros import ErroClaro
+from detector.fotos import caminhos
+from detector.gravacao import grava, limpa
+
+FIM = """\
+exemplos:
+  python -m detector rex.jpg                    uma foto
+  python -m detector fotos/ --csv tabela.csv    uma pasta inteira, numa tabela
+  python -m detector --limpa                    libera espaço em modelos/
+
+Devolve 0 se leu todas as fotos, 1 se alguma não pôde ser lida, 2 se não havia o que fazer."""
+
+
+class _Formato(argparse.RawDescriptionHelpFormatter):
+    """A ajuda como foi escrita, com "uso" no lugar de "usage"."""
+
+    def add_usage(self, usage, actions, groups, prefix=None) -> None:
+        super().add_usage(usage, actions, groups, "uso: ")
+
+
+class _Argumentos(argparse.ArgumentParser):
+    """O que não entende vira um ErroClaro, em português, no lugar da frase do argparse."""
+
+    def error(self, message: str) -> None:
+        dito = " ".join(sys.argv[1:])
+        raise ErroClaro(f"não entendi `{dito}`; veja como se usa com `python -m detector --help`.")
+
+
+def _argumentos() -> _Argumentos:
+    argumentos = _Argumentos(
+        prog="python -m detector",
+        description="Diz se em cada foto há um gato, um cachorro ou nenhum dos dois.",
+        epilog=FIM,
+        formatter_class=_Formato,
+        add_help=False,
+    )
+    grupo = argumentos.add_argument_group("o que você pode dizer")
+    grupo.add_argument(
+        "fotos", nargs="*", metavar="FOTO_OU_PASTA", help="fotos, ou pastas com fotos"
+    )
+    grupo.add_argument(
+        "--modelos",
+        default="modelos",
+        metavar="PASTA",
+        help="onde o notebook deixou o modelo (padrão: modelos)",
+    )
+    grupo.add_argument("--csv", metavar="ARQUIVO", help="grava também uma tabela em CSV")
+    grupo.add_argument(
+        "--limpa", action="store_true", help="apaga de PASTA o que o notebook não usa mais"
+    )
+    grupo.add_argument(
+        "--version",
+        action="version",
+        version=f"detector {detector.__version__}",
+        help="mostra a versão e sai",
+    )
+    grupo.add_argument("-h", "--help", action="help", help="mostra esta ajuda e sai")
+    return argumentos
+
+
+def principal() -> int:
+    """Faz o que o terminal pediu e devolve o código de saída."""
+    sys.stdout.reconfigure(errors="replace")  # há nomes de arquivo que nenhum terminal mostra
+    pedido = _argumentos().parse_args()
+    if pedido.limpa:
+        quantos, tamanho = limpa(pathlib.Path(os.path.expanduser(pedido.modelos)))
+        print(f"apagados de {pedido.modelos}: {quantos} arquivos, {tamanho / 1e6:.1f} MB")
+        return 0
+    if not pedido.fotos:
+        raise ErroClaro("diga que fotos classificar, como em `python -m detector foto.jpg`.")
+    return _classifica(caminhos(pedido.fotos), pedido.modelos, pedido.csv)
+
+
+def _classifica(fotos: list[pathlib.Path], modelos: str, csv: str | None) -> int:
+    """Escreve uma linha por foto e, se pedida, a tabela. Devolve 1 se alguma não pôde ser lida."""
+    sala = detector.classificador  # só agora vem o TensorFlow, que leva segundos
+    tabela = sala.classifica_varias(sala.carrega_classificador(modelos), fotos)
+    for linha in tabela.to_dict("records"):
+        print(f"{linha['arquivo']}: {linha['erro'] or sala.Veredito(linha)}")
+    if csv:
+        tabela_csv = tabela.to_csv(index=False).encode(errors="replace")
+        grava(pathlib.Path(os.path.expanduser(csv)), tabela_csv)
+    return int((tabela["erro"] != "").any())
+
+
+if __name__ == "__main__":
+    try:
+        codigo = principal()
+        sys.stdout.flush()
+    except ErroClaro as erro:
+        print(erro, file=sys.stderr)
+        codigo = 2
+    except KeyboardInterrupt:
+        codigo = 130
+    except BrokenPipeError:  # quem lia a saída (head, less) já foi embora
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        codigo = 0
+    sys.exit(codigo)

@@ -1,0 +1,207 @@
+"""Cada foto passa pela parte congelada da rede uma vez só, e o que sai fica guardado em partes.
+
+Uma parte é função apenas de (fotos da fatia, preparação, backbone, corte, motor): qualquer
+processo pode calcular qualquer uma, e o nome do arquivo resume tudo de que ela depende.
+"""
+
+import dataclasses
+import inspect
+import pathlib
+import sys
+import time
+from collections.abc import Sequence
+
+import keras
+import numpy as np
+import pandas as pd
+import tensorflow as tf
+import tensorflow_datasets as tfds
+from tqdm import tqdm
+
+from detector import backbones, leitura, motores, preparo
+from detector.erros import ErroClaro
+from detector.gravacao import digesto, fontes, guarda_arrays, le_arrays
+
+FOTOS_POR_PARTE = 500
+LADO_MINIATURA = 16
+
+
+@dataclasses.dataclass
+class Caracteristicas:
+    """O que a parte congelada da rede diz das n primeiras fotos do dataset.
+
+    vetores: float32 (n, canais). miniaturas: uint8 (n, 16, 16), em tons de cinza. digest: resume
+    tudo de que dependem. motor: o que rodou, com a precisão. extraidas e segundos: quantas fotos
+    passaram pela rede agora, e em quanto tempo.
+    """
+
+    vetores: np.ndarray
+    miniaturas: np.ndarray
+    digest: str
+    motor: str
+    extraidas: int
+    segundos: float
+    partes: list["Parte"]
+
+    def mapas(self, indices: Sequence[int], y: np.ndarray | None = None) -> tf.data.Dataset:
+        """tf.data com o mapa float32 de cada foto de `indices` (crescentes), lido do disco.
+
+        Com os rótulos y (n, 1), gera pares (mapa, rótulo). Na memória, só uma parte por vez.
+        """
+        indices = np.asarray(indices)
+
+        def gera():
+            for parte in self.partes:
+                destas = indices[(indices >= parte.inicio) & (indices < parte.fim)]
+                if len(destas):
+                    mapas = parte.le_mapas()[destas - parte.inicio].astype("float32")
+                    yield mapas if y is None else (mapas, y[destas])
+
+        formato = tf.TensorSpec((None, *self.partes[0].le_mapas().shape[1:]), tf.float32)
+        if y is not None:
+            formato = (formato, tf.TensorSpec((None, 1), tf.as_dtype(y.dtype)))
+        mapas = tf.data.Dataset.from_generator(gera, output_signature=formato).unbatch()
+        return mapas.apply(tf.data.experimental.assert_cardinality(len(indices)))
+
+    def mapas_de(self, indices: Sequence[int]) -> np.ndarray:
+        """Os mapas float32 de umas poucas fotos, na ordem pedida: (len(indices), …)."""
+        crescentes = np.unique(indices)
+        lidos = np.stack(list(self.mapas(crescentes).as_numpy_iterator()))
+        return lidos[np.searchsorted(crescentes, indices)]
+
+
+@dataclasses.dataclass
+class Parte:
+    """As fotos de `inicio` a `fim` (sem ele), e os dois arquivos em que ficam."""
+
+    pasta: pathlib.Path
+    inicio: int
+    fim: int
+    digest: str
+    tem_mapas: bool
+
+    def _arquivo(self, tipo: str) -> pathlib.Path:
+        return self.pasta / f"{tipo}-{self.digest}-{self.inicio:06}.dados"
+
+    def le(self) -> dict[str, np.ndarray] | None:
+        """Vetores e miniaturas; None se eles, ou os mapas, faltam ou não servem."""
+        vetores = le_arrays(self._arquivo("vetores"), self.digest)
+        if vetores and self.tem_mapas and le_arrays(self._arquivo("mapas"), self.digest) is None:
+            return None
+        return vetores
+
+    def le_mapas(self) -> np.ndarray:
+        """Mapas float16 (fim − inicio, altura, largura, canais), ou os vetores, se não há corte."""
+        tipo = "mapas" if self.tem_mapas else "vetores"
+        arrays = le_arrays(self._arquivo(tipo), self.digest)
+        if arrays is None:
+            raise ErroClaro(f"{self._arquivo(tipo)} sumiu ou se estragou. Rode o notebook de novo.")
+        return arrays[tipo]
+
+    def guarda(self, mapas: np.ndarray, vetores: np.ndarray, miniaturas: np.ndarray) -> None:
+        """Grava a parte; ela só vale com os dois arquivos inteiros."""
+        if self.tem_mapas:
+            with np.errstate(over="ignore"):
+                metade = mapas.astype("float16")
+            if not np.isfinite(metade).all():
+                raise ErroClaro("os mapas deste corte não cabem em 16 bits: escolha outro corte.")
+            guarda_arrays(self._arquivo("mapas"), self.digest, mapas=metade)
+        arquivo = self._arquivo("vetores")
+        guarda_arrays(arquivo, self.digest, vetores=vetores, miniaturas=miniaturas)
+
+
+def extrai(
+    builder: tfds.core.DatasetBuilder,
+    fotos: pd.DataFrame,
+    preparo_: preparo.Preparo,
+    backbone: keras.Model,
+    corte: str | None,
+    motor: str,
+    pasta: pathlib.Path,
+) -> Caracteristicas:
+    """Passa cada foto pela parte congelada da rede, lendo de `pasta` o que já foi feito.
+
+    fotos: as primeiras linhas de `leitura.lista`. preparo_: a função que prepara cada uma, como
+    `redimensiona_img`; mudou a função, nada do que está guardado serve. corte: a operação do
+    backbone cujo resultado entra no topo, ou None. Levanta ErroClaro se os dados estão danificados.
+    """
+    base = [_receita(preparo_), backbone.name, digesto(backbone.get_weights()), corte]
+    base += fontes(backbones, motores, preparo, sys.modules[__name__])
+    for nome in motores.candidatos(motor):
+        partes = _partes(fotos, [*base, nome, motores.versoes(nome)], pasta, corte is not None)
+        prontas = {parte.inicio: parte.le() for parte in partes}
+        faltam = [parte for parte in partes if prontas[parte.inicio] is None]
+        pares = _pares(builder, faltam or partes[:1], preparo_)
+        if not faltam or (roda := motores.monta(nome, backbone, corte, pasta, pares)):
+            break
+    inicio = time.perf_counter()
+    if faltam:
+        prontas |= _calcula(roda(pares), faltam, builder)
+    return Caracteristicas(
+        vetores=np.concatenate([prontas[parte.inicio]["vetores"] for parte in partes]),
+        miniaturas=np.concatenate([prontas[parte.inicio]["miniaturas"] for parte in partes]),
+        digest=digesto([parte.digest for parte in partes]),
+        motor=nome,
+        extraidas=sum(parte.fim - parte.inicio for parte in faltam),
+        segundos=time.perf_counter() - inicio if faltam else 0.0,
+        partes=partes,
+    )
+
+
+def _receita(preparo_: preparo.Preparo) -> list:
+    """O código da função e o que ela faz com uma imagem de prova: mudou um, mudou a receita."""
+    try:
+        codigo = inspect.getsource(preparo_)
+    except (OSError, TypeError):  # definida onde não há arquivo, como num terminal do Python
+        codigo = repr(preparo_)
+    return [codigo, preparo.prova(preparo_)]
+
+
+def _partes(
+    fotos: pd.DataFrame, depende_de: list, pasta: pathlib.Path, tem_mapas: bool
+) -> list[Parte]:
+    """As partes de 500 fotos; o digest de cada uma depende só das fotos que estão nela."""
+    partes = []
+    for inicio in range(0, len(fotos), FOTOS_POR_PARTE):
+        destas = fotos["sha256"].iloc[inicio : inicio + FOTOS_POR_PARTE].tolist()
+        digest = digesto(depende_de, destas)
+        partes.append(Parte(pasta, inicio, inicio + len(destas), digest, tem_mapas))
+    return partes
+
+
+def _pares(
+    builder: tfds.core.DatasetBuilder, partes: list[Parte], preparo_: preparo.Preparo
+) -> tf.data.Dataset:
+    """tf.data com (foto preparada, miniatura) de cada foto das partes."""
+
+    def prepara(img, label):
+        cinza = tf.image.resize(tf.image.rgb_to_grayscale(img), [LADO_MINIATURA] * 2, "area")
+        return preparo_(img, label)[0], tf.cast(cinza[..., 0], tf.uint8)
+
+    fatia = "+".join(f"train[{parte.inicio}:{parte.fim}]" for parte in partes)
+    return leitura.le(builder, fatia).map(prepara, tf.data.AUTOTUNE)
+
+
+def _calcula(
+    saidas, faltam: list[Parte], builder: tfds.core.DatasetBuilder
+) -> dict[int, dict[str, np.ndarray]]:
+    """Junta as saídas do motor em partes e guarda cada uma assim que fica pronta."""
+    prontas, total = {}, sum(parte.fim - parte.inicio for parte in faltam)
+    with tqdm(
+        total=total, desc="Extração", unit=" fotos", file=sys.stdout, mininterval=0.5
+    ) as barra:
+        for parte in faltam:
+            lidas = []
+            try:
+                for _ in range(parte.inicio, parte.fim):
+                    lidas.append(next(saidas))
+                    barra.update()
+            except (tf.errors.OpError, StopIteration) as erro:
+                raise ErroClaro(
+                    f"os arquivos de {builder.data_path} estão danificados ou incompletos. Apague "
+                    "essa pasta e rode de novo."
+                ) from erro
+            mapas, vetores, miniaturas = map(np.stack, zip(*lidas, strict=True))
+            parte.guarda(mapas, vetores, miniaturas)
+            prontas[parte.inicio] = {"vetores": vetores, "miniaturas": miniaturas}
+    return prontas

@@ -1,0 +1,174 @@
+"""Quem roda a parte congelada da rede: o OpenVINO, várias vezes mais rápido na CPU, ou o Keras.
+
+Um motor montado é uma função que recebe um tf.data de pares (foto, outra coisa), com a foto
+float32 (224, 224, 3) em [0, 1], e gera na mesma ordem (mapa que entra no topo, vetor, outra coisa).
+Onde não há corte, o mapa é o próprio vetor.
+"""
+
+import itertools
+import pathlib
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+
+import keras
+import numpy as np
+import tensorflow as tf
+from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+from detector import backbones
+from detector.gravacao import digesto, fontes, uma_vez
+from detector.preparo import LADO
+
+Roda = Callable[[tf.data.Dataset], Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]]
+
+FOTOS_DE_PROVA = 16
+COSSENO_MINIMO = 0.98  # abaixo disto, o motor não faz a mesma conta que o Keras
+
+
+def candidatos(motor: str) -> list[str]:
+    """Motores a tentar, do melhor para o que sempre funciona, cada um com a precisão que usa.
+
+    motor: "auto" (o Keras onde há GPU, o OpenVINO onde não), "keras" ou "openvino".
+    """
+    gpu = bool(tf.config.list_physical_devices("GPU"))
+    keras_ = "keras-float16" if gpu else "keras-float32"
+    if motor == "keras" or (motor == "auto" and gpu):
+        return [keras_]
+    try:
+        rapidas = _openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    except (ImportError, RuntimeError) as erro:
+        print(f"O OpenVINO não está disponível ({erro}). Sigo com o Keras, mais lento.")
+        return [keras_]
+    return [*(["openvino-bf16"] if "BF16" in rapidas else []), "openvino-f32", keras_]
+
+
+def versoes(motor: str) -> list[str]:
+    """Versões das bibliotecas de que dependem os números deste motor."""
+    outra = [_openvino().__version__] if motor.startswith("openvino") else []
+    return [tf.__version__, keras.__version__, *outra]
+
+
+def monta(
+    motor: str,
+    backbone: keras.Model,
+    corte: str | None,
+    pasta: pathlib.Path,
+    fotos: tf.data.Dataset,
+) -> Roda | None:
+    """Monta um dos `candidatos`; se ele não funciona nesta máquina, diz por quê e devolve None.
+
+    pasta: onde a rede convertida fica guardada. fotos: pares como os que o motor vai receber, para
+    comparar a rede recém-convertida com o Keras.
+    """
+    mapas = [operacao.output for operacao in backbone.operations if operacao.name == corte]
+    rede = keras.Model(backbone.input, [*mapas, backbone.output], name=f"{backbone.name}-{corte}")
+    if motor.startswith("keras"):
+        return _no_keras(rede, motor)
+    try:
+        return _no_openvino(rede, motor, pasta, fotos.take(FOTOS_DE_PROVA))
+    except (RuntimeError, NameError, ValueError) as erro:
+        causa = (str(erro).strip().splitlines() or [type(erro).__name__])[0]
+        print(f"O motor {motor} não funcionou aqui ({causa[:100]}). Tento o seguinte.")
+        return None
+
+
+def _no_keras(rede: keras.Model, motor: str) -> Roda:
+    """O próprio Keras: float32 na CPU; na GPU, float16 com a política mista dele."""
+    politica = "mixed_float16" if motor == "keras-float16" else "float32"
+    copia = keras.models.clone_model(
+        rede, clone_function=lambda c: c.from_config(c.get_config() | {"dtype": politica})
+    )
+    copia.set_weights(rede.get_weights())
+
+    @tf.function(input_signature=[tf.TensorSpec((None, LADO, LADO, 3))])
+    def passo(lote):
+        return [tf.cast(saida, tf.float32) for saida in copia(lote, training=False)]
+
+    def roda(fotos):
+        tamanho = 32 if motor == "keras-float16" else 8  # na CPU, lotes maiores só gastam memória
+        for lote, outra in fotos.batch(tamanho).prefetch(tf.data.AUTOTUNE):
+            saidas = [saida.numpy() for saida in passo(lote)]
+            yield from zip(saidas[0], saidas[-1], outra.numpy(), strict=True)
+
+    return roda
+
+
+def _openvino():
+    sys.modules.setdefault("openvino_telemetry", None)  # senão ele conta cada uso ao fabricante
+    import openvino
+
+    return openvino
+
+
+def _no_openvino(
+    rede: keras.Model, motor: str, pasta: pathlib.Path, fotos: tf.data.Dataset
+) -> Roda:
+    """O OpenVINO, com várias fotos de uma vez; converte a rede na primeira vez e a guarda."""
+    ov = _openvino()
+
+    def compila(xml, pesos):
+        opcoes = {"PERFORMANCE_HINT": "THROUGHPUT", "INFERENCE_PRECISION_HINT": motor[9:]}
+        lida = ov.Core().read_model(xml.tobytes(), ov.Tensor(pesos))
+        return _em_fila(ov, ov.Core().compile_model(lida, "CPU", opcoes))
+
+    def converte():
+        with tempfile.TemporaryDirectory() as temporaria:
+            # por um arquivo, porque direto da memória o OpenVINO não converte no Python 3.13
+            tf.io.write_graph(_grafo(rede), temporaria, "rede.pb", as_text=False)
+            convertida = ov.convert_model(f"{temporaria}/rede.pb")
+            ov.save_model(convertida, f"{temporaria}/rede.xml", compress_to_fp16=False)
+            xml, pesos = (
+                np.fromfile(f"{temporaria}/rede.{tipo}", "uint8") for tipo in ("xml", "bin")
+            )
+        _compara(_no_keras(rede, "keras-float32"), compila(xml, pesos), fotos)
+        return {"xml": xml, "pesos": pesos}
+
+    codigo = fontes(backbones, sys.modules[__name__])
+    depende_de = [motor, versoes(motor), rede.name, digesto(rede.get_weights()), codigo]
+    return compila(**uma_vez(pasta, "motor", depende_de, converte))
+
+
+def _grafo(rede: keras.Model) -> tf.compat.v1.GraphDef:
+    """As contas da rede para uma foto, com os pesos dentro, como o TensorFlow as escreve."""
+    uma = tf.function(
+        lambda foto: rede(foto, training=False),
+        input_signature=[tf.TensorSpec((1, LADO, LADO, 3))],
+    )
+    return convert_variables_to_constants_v2(uma.get_concrete_function()).graph.as_graph_def()
+
+
+def _em_fila(ov, compilada) -> Roda:
+    """Função que mantém vários pedidos em andamento e devolve as respostas em ordem."""
+
+    def roda(fotos):
+        prontas, fila, proxima = {}, ov.AsyncInferQueue(compilada), 0
+
+        def guarda(pedido, identidade):
+            i, outra = identidade
+            mapa, vetor = (
+                pedido.get_output_tensor(0),
+                pedido.get_output_tensor(len(pedido.results) - 1),
+            )
+            prontas[i] = (mapa.data[0].copy(), vetor.data[0].copy(), outra)
+
+        fila.set_callback(guarda)
+        em_lotes = fotos.batch(16).prefetch(2).as_numpy_iterator()  # de 1 em 1 custa mais
+        pares = itertools.chain.from_iterable(zip(*lote, strict=True) for lote in em_lotes)
+        for i, (foto, outra) in enumerate(pares):
+            fila.start_async(foto[np.newaxis], (i, outra))
+            while proxima in prontas:
+                yield prontas.pop(proxima)
+                proxima += 1
+        fila.wait_all()
+        yield from (prontas[i] for i in sorted(prontas))
+
+    return roda
+
+
+def _compara(certo: Roda, motor: Roda, fotos: tf.data.Dataset) -> None:
+    """Levanta ValueError se o motor não gera os vetores do Keras."""
+    for (_, a, _), (_, b, _) in zip(certo(fotos), motor(fotos), strict=True):
+        cosseno = a @ b / (np.linalg.norm(a) * np.linalg.norm(b))
+        if not cosseno >= COSSENO_MINIMO:
+            raise ValueError(f"os vetores não são os do Keras: cosseno {cosseno:.3f}")

@@ -1,0 +1,134 @@
+"""Treinar podendo parar a qualquer momento, misturar pesos e validar com todas as fotos."""
+
+import json
+import pathlib
+import sys
+
+import keras
+import numpy as np
+import sklearn
+import tensorflow as tf
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import (
+    GridSearchCV,
+    StratifiedKFold,
+    StratifiedShuffleSplit,
+    cross_val_predict,
+)
+
+from detector.gravacao import digesto, fontes, guarda_arrays, le_arrays, uma_vez
+
+FORCAS = (0.1, 0.3, 1.0)  # valores de C, o inverso da regularização, entre os quais se escolhe
+
+
+class Retoma(keras.callbacks.Callback):
+    """Callback que guarda cada época num arquivo inteiro e continua da última.
+
+    No fim do treino, deixa no modelo os pesos da época com a menor log loss de validação; para
+    antes, se ela passa `paciencia` épocas sem melhorar. Use `fit(initial_epoch=retoma.epoca)` e
+    dados sempre na mesma ordem (`shuffle=False`): um treino interrompido termina com os mesmos
+    pesos que teria sem a interrupção. O BackupAndRestore do Keras não basta: guarda em dois
+    arquivos, e uma morte entre eles repete uma época calada.
+
+    modelo: compilado, com a métrica `log_loss`. depende_de: o que determina os dados do treino, do
+    que `gravacao.digesto` aceita; os pesos iniciais, as camadas e o otimizador já contam.
+    """
+
+    def __init__(
+        self,
+        pasta: pathlib.Path,
+        nome: str,
+        modelo: keras.Model,
+        depende_de: list,
+        paciencia: int = sys.maxsize,
+    ):
+        super().__init__()
+        modelo.optimizer.build(modelo.trainable_variables)
+        self.paciencia = paciencia
+        self.historico: list[dict[str, float]] = []
+        self._melhor = modelo.get_weights()
+        self._variaveis = [*modelo.variables, *modelo.optimizer.variables]
+        receita = [_camadas(modelo), modelo.get_compile_config(), digesto(modelo.get_weights())]
+        versoes = [keras.__version__, tf.__version__, *fontes(sys.modules[__name__])]
+        self._digest = digesto(nome, receita, depende_de, versoes)
+        self._arquivo = pasta / f"{nome}-{self._digest}.dados"
+        self._le()
+
+    @property
+    def melhor_epoca(self) -> int:
+        """Número (1 = primeira) da época com a menor log loss de validação; 0 se não há nenhuma."""
+        perdas = [epoca["val_log_loss"] for epoca in self.historico]
+        return int(np.argmin(perdas)) + 1 if perdas else 0
+
+    @property
+    def epoca(self) -> int:
+        """Em que época recomeçar: a seguinte à última guardada, ou nenhuma se o treino já parou."""
+        feitas = len(self.historico)
+        return sys.maxsize if feitas - self.melhor_epoca >= self.paciencia else feitas
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.historico.append({chave: float(valor) for chave, valor in logs.items()})
+        if self.melhor_epoca == len(self.historico):
+            self._melhor = self.model.get_weights()
+        self.model.stop_training = self.epoca == sys.maxsize
+        variaveis = [variavel.numpy() for variavel in self._variaveis]
+        arrays = {f"melhor{i}": peso for i, peso in enumerate(self._melhor)}
+        arrays |= {f"variavel{i}": valor for i, valor in enumerate(variaveis)}
+        historico = json.dumps(self.historico)
+        guarda_arrays(self._arquivo, self._digest, historico=historico, **arrays)
+
+    def on_train_end(self, logs=None):
+        self.model.set_weights(self._melhor)
+
+    def _le(self) -> None:
+        """Põe o modelo e o otimizador como estavam na última época guardada, se há uma."""
+        if arrays := le_arrays(self._arquivo, self._digest):
+            self.historico = json.loads(str(arrays["historico"]))
+            self._melhor = [arrays[f"melhor{i}"] for i in range(len(self._melhor))]
+            for i, variavel in enumerate(self._variaveis):
+                variavel.assign(arrays[f"variavel{i}"])
+
+
+def _camadas(modelo: keras.Model) -> list:
+    """As opções de cada camada, e se ela treina; sem os nomes, que o Keras numera como quer."""
+    resumo = []
+    for camada in modelo.layers:
+        if isinstance(camada, keras.Model):
+            resumo.append(_camadas(camada))
+        else:
+            opcoes = {nome: valor for nome, valor in camada.get_config().items() if nome != "name"}
+            resumo.append([type(camada).__name__, opcoes, camada.trainable])
+    return resumo
+
+
+def mistura(
+    modelo: keras.Model, antes: list[np.ndarray], depois: list[np.ndarray], parte: float
+) -> None:
+    """Põe no modelo (1 − parte) dos pesos de antes e parte dos de depois, de 0 a 1.
+
+    É o WiSE-FT de Wortsman et al., arXiv:2109.01903.
+    """
+    modelo.set_weights([(1 - parte) * a + parte * d for a, d in zip(antes, depois, strict=True)])
+
+
+def validacao_cruzada(
+    X: np.ndarray, y: np.ndarray, semente: int, pasta: pathlib.Path, grupos: int = 5
+) -> np.ndarray:
+    """Probabilidade (n,) da classe 1 para cada foto, por quem nunca a viu.
+
+    X: vetores (n, canais). y: rótulos (n,), 0 ou 1. A cabeça é a regressão logística do
+    scikit-learn: a mesma conta da `Dense(1, sigmoid)`, levada até convergir. A regularização é
+    escolhida dentro de cada grupo, entre três valores, sem olhar as fotos que ele vai avaliar.
+    pasta: onde o resultado fica guardado.
+    """
+    divide = StratifiedKFold(grupos, shuffle=True, random_state=semente)
+    dentro = StratifiedShuffleSplit(1, test_size=0.2, random_state=semente)
+    cabeca = LogisticRegression(max_iter=1000)
+    escolhe = GridSearchCV(cabeca, {"C": FORCAS}, scoring="neg_log_loss", cv=dentro)
+
+    def calcula():
+        p = cross_val_predict(escolhe, X, y, cv=divide, method="predict_proba")
+        return {"p": p[:, 1]}
+
+    depende_de = [X, y, semente, grupos, sklearn.__version__, fontes(sys.modules[__name__])]
+    return uma_vez(pasta, "validacao_cruzada", depende_de, calcula)["p"]

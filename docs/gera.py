@@ -1,0 +1,151 @@
+"""Leva ao repositório o que uma execução mediu, para que nenhum número seja copiado à mão.
+
+    python docs/gera.py notebook   roda o notebook; refaz as saídas dele, imagens/ e metricas.json
+    python docs/gera.py            só reescreve os números dos textos, a partir de metricas.json
+
+Cada bloco entre `<!-- numeros: NOME -->` e `<!-- /numeros -->` é escrito por uma função daqui.
+"""
+
+import json
+import pathlib
+import re
+import shutil
+import sys
+import tempfile
+
+RAIZ = pathlib.Path(__file__).resolve().parent.parent
+NOTEBOOK = RAIZ / "detector_dogs_cats.ipynb"
+METRICAS = RAIZ / "docs/metricas.json"
+TEXTOS = (RAIZ / "README.md", RAIZ / "docs/como_funciona.md")
+FAIXAS = {
+    "[0, 1]": "[0, 1], a certa",
+    "0–255": "0–255, sem normalizar",
+    "[−1, 1]": "[−1, 1], de outra rede",
+}
+
+
+def num(valor: float, casas: int = 4) -> str:
+    """O número em português: 0,9900."""
+    return f"{valor:.{casas}f}".replace(".", ",")
+
+
+def _linha(nome: str, m: dict) -> str:
+    minimo, maximo = m["acuracia_ic95"]
+    acuracia = f"{num(m['acuracia'])} ({num(minimo)} a {num(maximo)})"
+    outras = " | ".join(num(m[chave]) for chave in ("precisao", "recall", "log_loss"))
+    return f"| {nome} | {m['n']} | {acuracia} | {outras} |"
+
+
+def resultado(m: dict) -> list[str]:
+    """A tabela do começo do README."""
+    return [
+        "| | fotos | acurácia (intervalo de 95 %) | precisão | recall | log loss |",
+        "| --- | --- | --- | --- | --- | --- |",
+        _linha("**teste**, modelo entregue", m),
+        _linha("validação, antes do fine-tuning", m["validacao_congelado"]),
+        _linha("validação, depois (ajudou a escolher)", m["validacao"]),
+        _linha("validação cruzada, antes do fine-tuning", m["validacao_cruzada"]),
+        "",
+        f"Quem diz sempre a classe mais comum do treino acerta {num(m['linha_de_base'])} no "
+        f"teste. O fine-tuning foi {m['ajuste_fino']}, com {num(100 * m['parte_nova'], 0)} % de "
+        f"pesos novos. Recusados como «nenhum dos dois»: {m['recusadas_teste']} dos "
+        f"{m['n_teste']} gatos e cachorros do teste, e {m['outras_coisas_recusadas']} de 6 imagens "
+        "de outras coisas.",
+    ]
+
+
+def tempo(m: dict) -> list[str]:
+    """Quanto demora, no README."""
+    n = m["n_treino"] + m["n_validacao"] + m["n_teste"]
+    return [
+        f"Nessa execução, com {n} fotos: {num(m['segundos_ate_metrica'], 0)} s até a primeira "
+        f"acurácia, {num(m['segundos_total'], 0)} s até a última célula. O motor foi o "
+        f"`{m['motor']}`.",
+    ]
+
+
+def licao2(m: dict) -> list[str]:
+    """A tabela da segunda lição."""
+    linhas = [
+        "| pixels que chegam à rede | acurácia (intervalo de 95 %) | log loss |",
+        "| --- | --- | --- |",
+    ]
+    for faixa, r in m["licao_2"].items():
+        acuracia = "{} ({} a {})".format(num(r["acuracia"]), *map(num, r["acuracia_ic95"]))
+        linhas.append(f"| {FAIXAS[faixa]} | {acuracia} | {num(r['log_loss'])} |")
+    return linhas
+
+
+def licao3(m: dict) -> list[str]:
+    """Os segundos da terceira lição."""
+    epoca, extracao = m["segundos_epoca_comum"], m["segundos_extracao"]
+    return [
+        f"Nessa execução, uma época comum levaria {num(epoca, 0)} s só para ir pela rede, e dez "
+        f"épocas, {num(10 * epoca, 0)} s. Passar cada foto uma vez levou {num(extracao, 0)} s."
+    ]
+
+
+def com_numeros(texto: str, medidas: dict) -> str:
+    """O texto com todos os blocos refeitos."""
+
+    def refaz(bloco: re.Match) -> str:
+        linhas = globals()[bloco[1]](medidas)
+        return "\n".join([f"<!-- numeros: {bloco[1]} -->", *linhas, "<!-- /numeros -->"])
+
+    return re.sub(r"<!-- numeros: (\w+) -->.*?<!-- /numeros -->", refaz, texto, flags=re.DOTALL)
+
+
+def roda_notebook() -> None:
+    """Roda o notebook numa pasta de modelos vazia e grava nele as saídas, como o Jupyter faria."""
+    import nbformat
+    from nbclient import NotebookClient
+
+    notebook = nbformat.read(NOTEBOOK, 4)
+    with tempfile.TemporaryDirectory() as modelos:
+        [parametros] = [c for c in notebook.cells if "parameters" in c.metadata.get("tags", [])]
+        original = parametros.source
+        parametros.source += f"\nMODELOS = {modelos!r}"
+        NotebookClient(notebook, timeout=None, resources={"metadata": {"path": RAIZ}}).execute()
+        parametros.source = original
+        for figura in pathlib.Path(modelos, "figuras").glob("*.png"):
+            shutil.copy(figura, RAIZ / "imagens")
+        shutil.copy(pathlib.Path(modelos, "metricas.json"), METRICAS)
+    for celula in notebook.cells:
+        celula.metadata.pop("execution", None)
+        if celula.cell_type == "code":
+            celula.outputs = _como_na_tela(celula.outputs)
+    notebook.metadata = {
+        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+        "language_info": {"name": "python"},
+    }
+    nbformat.write(notebook, NOTEBOOK)
+
+
+def _como_na_tela(saidas: list) -> list:
+    """Une os pedaços seguidos do mesmo texto e deixa só o fim de cada barra de progresso."""
+    unidas = []
+    for saida in saidas:
+        anterior = unidas[-1] if unidas else None
+        if anterior and saida.output_type == "stream" and saida.get("name") == anterior.get("name"):
+            anterior.text += saida.text
+        else:
+            unidas.append(saida)
+    for saida in unidas:
+        if saida.output_type == "stream":
+            linhas = saida.text.split("\n")
+            saida.text = "\n".join(linha.rstrip("\r").rpartition("\r")[2] for linha in linhas)
+        if "application/vnd.jupyter.widget-view+json" in saida.get("data", {}):
+            saida.data = {"text/plain": "(ao rodar a célula, aqui aparece o botão)"}
+    return unidas
+
+
+def main() -> None:
+    if sys.argv[1:] == ["notebook"]:
+        roda_notebook()
+    medidas = json.loads(METRICAS.read_text(encoding="utf-8"))
+    for arquivo in TEXTOS:
+        arquivo.write_text(com_numeros(arquivo.read_text(encoding="utf-8"), medidas), "utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,221 @@
+"""Abrir fotos: de onde quer que venham, em qualquer formato, boas ou feitas para atrapalhar."""
+
+import io
+import struct
+import time
+import zlib
+
+import numpy as np
+import PIL.Image
+import pillow_heif
+import pytest
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+from detector import preparo
+from detector.erros import ErroClaro
+from detector.fotos import FORMATOS, abre_foto, caminhos
+
+ORIENTACAO = 274  # a tag EXIF
+MODOS = {
+    "JPEG": ("RGB", "L", "CMYK"),
+    "MPO": ("RGB",),
+    "PNG": ("RGB", "L", "1", "P", "RGBA", "LA", "I;16"),
+    "GIF": ("P", "L"),
+    "WEBP": ("RGB", "RGBA"),
+    "BMP": ("RGB", "L", "1"),
+    "TIFF": ("RGB", "L", "CMYK", "RGBA", "I;16", "F"),
+    "HEIF": ("RGB", "RGBA"),
+    "AVIF": ("RGB", "RGBA"),
+}
+
+
+def cena(largura=80, altura=60):
+    """Uma foto colorida, suave e sem nenhuma simetria: qualquer giro ou troca de canais aparece."""
+    y, x = np.indices((altura, largura)) / [[[altura]], [[largura]]]
+    return PIL.Image.fromarray((255 * np.stack([x, y**2, (1 - x) * y], 2)).astype("uint8"))
+
+
+def codifica(imagem, formato="PNG", **opcoes):
+    arquivo = io.BytesIO()
+    if formato != "TIFF":
+        opcoes |= {"quality": 95, "lossless": formato == "WEBP"}
+    if formato == "HEIF":
+        pillow_heif.from_pillow(imagem).save(arquivo, **opcoes)
+    else:
+        imagem.save(arquivo, formato, **opcoes)
+    return arquivo.getvalue()
+
+
+def no_modo(modo):
+    """A cena num modo do PIL (no transparente, a metade esquerda some) e como ela deve sair."""
+    if modo in ("I;16", "F"):
+        cinza = np.asarray(cena().convert("L"))
+        valores = cinza.astype("uint16") * 257 if modo == "I;16" else cinza.astype("float32") / 255
+        return PIL.Image.fromarray(valores), PIL.Image.fromarray(cinza).convert("RGB")
+    imagem = cena().convert(modo.replace("A", "")).convert(modo)
+    esperada = imagem.convert("RGB")
+    if modo.endswith("A"):
+        direita = np.zeros((60, 80), "uint8")
+        direita[:, 40:] = 255
+        imagem.putalpha(PIL.Image.fromarray(direita))
+        esperada.paste("white", (0, 0, 40, 60))
+    return imagem, esperada
+
+
+def diferenca(foto, esperada):
+    """Diferença média por pixel, em níveis de 0 a 255."""
+    assert foto.dtype == "uint8" and foto.shape == np.shape(esperada)
+    return np.abs(foto.astype(int) - np.asarray(esperada, int)).mean()
+
+
+@pytest.mark.parametrize(("formato", "modo"), [(f, m) for f in MODOS for m in MODOS[f]])
+def test_cada_formato_e_modo_sai_como_se_ve(formato, modo):
+    if formato == "AVIF" not in FORMATOS:
+        pytest.skip("este Pillow não tem AVIF")
+    imagem, esperada = no_modo(modo)
+    animada = {"save_all": True, "append_images": [imagem.rotate(180)]}  # vale o primeiro quadro
+    dados = codifica(imagem, formato, **animada if formato in ("GIF", "WEBP", "TIFF") else {})
+    com_perdas = formato in ("JPEG", "MPO", "HEIF", "AVIF")
+    assert diferenca(abre_foto(dados), esperada) <= (4 if com_perdas else 0)
+
+
+@pytest.mark.parametrize(("orientacao", "graus"), [(3, 180), (6, 90), (8, 270)])
+@pytest.mark.parametrize("formato", ["PNG", "TIFF", "WEBP", "HEIF"])
+def test_a_orientacao_da_camera_poe_a_foto_em_pe(formato, orientacao, graus):
+    exif = PIL.Image.Exif()
+    exif[ORIENTACAO] = orientacao
+    foto = abre_foto(codifica(cena().rotate(graus, expand=True), formato, exif=exif.tobytes()))
+    assert diferenca(foto, cena()) <= (4 if formato == "HEIF" else 0)
+
+
+def test_a_foto_do_celular_sai_em_pe_e_na_mesma_proporcao():
+    exif = PIL.Image.Exif()
+    exif[ORIENTACAO] = 6
+    deitada = codifica(cena(3024, 4032).rotate(90, expand=True), "JPEG", exif=exif)
+    assert PIL.Image.open(io.BytesIO(deitada)).size == (4032, 3024)
+    inicio = time.perf_counter()
+    foto = abre_foto(deitada)
+    assert time.perf_counter() - inicio < 1
+    assert foto.shape == (512, 384, 3), "o retrato continua retrato, sem achatar"
+    assert diferenca(foto, cena(384, 512)) < 2
+    assert abre_foto(cena(512, 300)).shape == (300, 512, 3), "as outras ficam como estão"
+    assert abre_foto(cena(3000, 2)).shape == (1, 512, 3)
+
+
+def test_a_foto_do_dataset_e_vista_como_no_treino(dados_reais):
+    """Mesmos pixels nos dois caminhos, ou `classifica` responderia sobre outra foto."""
+    builder = tfds.builder("cats_vs_dogs", data_dir=dados_reais)
+    decoders = [{"image": tfds.decode.SkipDecoding()}, {"image": preparo.decodifica()}]
+    lados = [builder.as_dataset(split="train[:8]", decoders=d) for d in decoders]
+    for codificada, no_treino in zip(*map(tfds.as_numpy, lados), strict=True):
+        aberta = abre_foto(codificada["image"]).astype(int)
+        assert np.abs(aberta - no_treino["image"]).max() <= 1
+
+
+def em_disco(pasta, nome, dados):
+    (pasta / nome).write_bytes(dados)
+    return pasta / nome
+
+
+CENA = np.asarray(cena())
+ORIGENS = {
+    "caminho": lambda p: em_disco(p, "meu cão é bonito.png", codifica(cena())),
+    "texto, com a extensão errada": lambda p: str(em_disco(p, "foto.jpg", codifica(cena()))),
+    "bytes": lambda p: codifica(cena()),
+    "arquivo binário": lambda p: io.BytesIO(codifica(cena())),
+    "imagem do PIL": lambda p: cena(),
+    "PIL ainda não lida": lambda p: PIL.Image.open(io.BytesIO(codifica(cena()))),
+    "array uint8": lambda p: CENA,
+    "array uint16": lambda p: CENA.astype("uint16") * 257,
+    "array float64": lambda p: CENA / 255,
+    "tensor": lambda p: tf.constant(CENA),
+}
+
+
+@pytest.mark.parametrize("origem", ORIGENS)
+def test_a_mesma_foto_da_o_mesmo_array_venha_de_onde_vier(origem, tmp_path):
+    assert np.array_equal(abre_foto(ORIGENS[origem](tmp_path)), CENA)
+
+
+def test_a_imagem_de_quem_chama_continua_inteira():
+    grande = PIL.Image.open(io.BytesIO(codifica(cena(2000, 1500), "JPEG")))
+    abre_foto(grande)
+    assert np.asarray(grande).shape == (1500, 2000, 3)
+
+
+def png_que_se_diz(largura, altura):
+    """O cabeçalho de um PNG que anuncia largura × altura, sem os pixels."""
+    cabecalho = b"IHDR" + struct.pack(">IIBBBBB", largura, altura, 8, 2, 0, 0, 0)
+    crc = struct.pack(">I", zlib.crc32(cabecalho))
+    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + cabecalho + crc + b"\0\0\0\x63IDAT"
+
+
+def metade(formato):
+    dados = codifica(cena(), formato)
+    return dados[: len(dados) // 2]
+
+
+RECUSADAS = {  # o que se dá: o que a frase precisa dizer
+    "caminho que não existe": (lambda p: p / "nada.jpg", r"nada\.jpg não existe"),
+    "pasta": (lambda p: p, "é uma pasta"),
+    "arquivo de texto aberto": (lambda p: io.StringIO("oi"), "arquivo binário"),
+    "texto com nome de foto": (lambda p: em_disco(p, "t.jpg", b"oi"), r"t\.jpg não é uma foto"),
+    "página da internet": (lambda p: b"<!DOCTYPE html><html>404</html>", "não é uma foto"),
+    "EPS, que roda um programa": (lambda p: codifica(cena(), "EPS"), "não é uma foto"),
+    "JPEG pela metade": (lambda p: metade("JPEG"), "danificada"),
+    "PNG pela metade": (lambda p: metade("PNG"), "danificada"),
+    "HEIC pela metade": (lambda p: metade("HEIF"), "danificada"),
+    "bomba de 3.600 megapixels": (lambda p: png_que_se_diz(60000, 60000), "pixels"),
+    "bomba de 144 megapixels": (lambda p: png_que_se_diz(12000, 12000), "pixels"),
+    "array float em 0–255": (lambda p: CENA.astype("float32"), r"float32 de 0.* em \[0, 1\]"),
+    "array em [−1, 1]": (lambda p: CENA / 127.5 - 1, r"float64 de -1.* em \[0, 1\]"),
+    "array com NaN": (lambda p: CENA / 255 * np.nan, "nan"),
+    "array int64": (lambda p: CENA.astype("int64"), "int64.* uint8"),
+    "canais na frente": (lambda p: np.moveaxis(CENA, 2, 0), r"\(3, 60, 80\)"),
+}
+
+
+@pytest.mark.parametrize("nome", RECUSADAS)
+def test_o_que_nao_serve_e_recusado_numa_frase(nome, tmp_path, recwarn):
+    cria, dito = RECUSADAS[nome]
+    with pytest.raises(ErroClaro, match=dito) as recusa:
+        abre_foto(cria(tmp_path))
+    assert str(recusa.value).endswith(".") and "\n" not in str(recusa.value)
+    assert not [a for a in recwarn if "bomb" in str(a.message)], "nem um aviso em inglês"
+
+
+def test_mil_estragos_ao_acaso_dao_uma_foto_ou_uma_frase():
+    inicio, acaso = time.perf_counter(), np.random.default_rng(0)
+    desfechos = {"foto": 0, "frase": 0}
+    exif = PIL.Image.Exif()
+    exif[ORIENTACAO] = 6
+    boas = [codifica(cena(), "JPEG", exif=exif), codifica(cena(), "PNG", exif=exif)]
+    for i in range(1000):
+        ruim = bytearray(boas[i % 2])
+        for _ in range(acaso.integers(1, 9)):
+            onde, quanto = acaso.integers(len(ruim)), acaso.integers(1, 5)
+            ruim[onde : onde + quanto] = acaso.bytes(int(acaso.integers(5)))
+        try:
+            foto = abre_foto(bytes(ruim))
+            assert foto.dtype == "uint8" and foto.shape[2] == 3 and max(foto.shape) <= 512
+            desfechos["foto"] += 1
+        except ErroClaro:
+            desfechos["frase"] += 1
+    assert min(desfechos.values()) > 20, "ou o teste só teria visto um dos dois"
+    assert time.perf_counter() - inicio < 5
+
+
+def test_da_pasta_saem_os_arquivos_visiveis_em_ordem(tmp_path):
+    for nome in ("b.png", "a/z.png", "a/leia-me.txt", ".oculta.png", "__MACOSX/b.png", "a/.x/c"):
+        (tmp_path / nome).parent.mkdir(exist_ok=True)
+        em_disco(tmp_path, nome, b"")
+    (tmp_path / "vazia").mkdir()
+    na_pasta = [tmp_path / "a/leia-me.txt", tmp_path / "a/z.png", tmp_path / "b.png"]
+    assert caminhos([tmp_path]) == na_pasta
+    assert caminhos([str(tmp_path / "b.png"), tmp_path]) == [na_pasta[2], *na_pasta[:2]]
+    assert caminhos([tmp_path / ".oculta.png"]) == [tmp_path / ".oculta.png"], "pedida pelo nome"
+    with pytest.raises(ErroClaro, match="não existe"):
+        caminhos([tmp_path, tmp_path / "nada"])
+    with pytest.raises(ErroClaro, match="nenhum arquivo"):
+        caminhos([tmp_path / "vazia"])
