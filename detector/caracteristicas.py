@@ -31,13 +31,14 @@ class Caracteristicas:
     """O que a parte congelada da rede diz das n primeiras fotos do dataset.
 
     vetores: float32 (n, canais). miniaturas: uint8 (n, 16, 16), em tons de cinza. digest: resume
-    tudo de que dependem. motor: o que rodou, com a precisão. extraidas e segundos: quantas fotos
-    passaram pela rede agora, e em quanto tempo.
+    tudo de que dependem. preparo: a função que preparou as fotos. motor: o que rodou, com a
+    precisão. extraidas e segundos: quantas fotos passaram pela rede agora, e em quanto tempo.
     """
 
     vetores: np.ndarray
     miniaturas: np.ndarray
     digest: str
+    preparo: preparo.Preparo
     motor: str
     extraidas: int
     segundos: float
@@ -141,6 +142,7 @@ def extrai(
         vetores=np.concatenate([prontas[parte.inicio]["vetores"] for parte in partes]),
         miniaturas=np.concatenate([prontas[parte.inicio]["miniaturas"] for parte in partes]),
         digest=digesto([parte.digest for parte in partes]),
+        preparo=preparo_,
         motor=nome,
         extraidas=sum(parte.fim - parte.inicio for parte in faltam),
         segundos=time.perf_counter() - inicio if faltam else 0.0,

@@ -15,6 +15,7 @@ from sklearn.model_selection import (
     StratifiedShuffleSplit,
     cross_val_predict,
 )
+from threadpoolctl import threadpool_limits
 
 from detector.gravacao import digesto, fontes, guarda_arrays, le_arrays, uma_vez
 
@@ -26,9 +27,9 @@ class Retoma(keras.callbacks.Callback):
 
     No fim do treino, deixa no modelo os pesos da época com a menor log loss de validação; para
     antes, se ela passa `paciencia` épocas sem melhorar. Use `fit(initial_epoch=retoma.epoca)` e
-    dados sempre na mesma ordem (`shuffle=False`): um treino interrompido termina com os mesmos
-    pesos que teria sem a interrupção. O BackupAndRestore do Keras não basta: guarda em dois
-    arquivos, e uma morte entre eles repete uma época calada.
+    dados sempre na mesma ordem (`shuffle=False`): um treino interrompido, mesmo por um Ctrl-C e um
+    novo `fit`, termina com os mesmos pesos que teria sem a interrupção. O BackupAndRestore do Keras
+    não basta: guarda em dois arquivos, e uma morte entre eles repete uma época calada.
 
     modelo: compilado, com a métrica `log_loss`. depende_de: o que determina os dados do treino, do
     que `gravacao.digesto` aceita; os pesos iniciais, as camadas e o otimizador já contam.
@@ -48,6 +49,7 @@ class Retoma(keras.callbacks.Callback):
         self.historico: list[dict[str, float]] = []
         self._melhor = modelo.get_weights()
         self._variaveis = [*modelo.variables, *modelo.optimizer.variables]
+        self._estado = self._valores()
         receita = [_camadas(modelo), modelo.get_compile_config(), digesto(modelo.get_weights())]
         versoes = [keras.__version__, tf.__version__, *fontes(sys.modules[__name__])]
         self._digest = digesto(nome, receita, depende_de, versoes)
@@ -57,8 +59,7 @@ class Retoma(keras.callbacks.Callback):
     @property
     def melhor_epoca(self) -> int:
         """Número (1 = primeira) da época com a menor log loss de validação; 0 se não há nenhuma."""
-        perdas = [epoca["val_log_loss"] for epoca in self.historico]
-        return int(np.argmin(perdas)) + 1 if perdas else 0
+        return _melhor_epoca(self.historico)
 
     @property
     def epoca(self) -> int:
@@ -66,27 +67,39 @@ class Retoma(keras.callbacks.Callback):
         feitas = len(self.historico)
         return sys.maxsize if feitas - self.melhor_epoca >= self.paciencia else feitas
 
+    def on_train_begin(self, logs=None):
+        """Volta ao fim da última época completa: um Ctrl-C deixa o modelo no meio da seguinte."""
+        for variavel, valor in zip(self._variaveis, self._estado, strict=True):
+            variavel.assign(valor)
+
     def on_epoch_end(self, epoch, logs=None):
-        self.historico.append({chave: float(valor) for chave, valor in logs.items()})
-        if self.melhor_epoca == len(self.historico):
-            self._melhor = self.model.get_weights()
+        historico = [*self.historico, {chave: float(valor) for chave, valor in logs.items()}]
+        estado, melhor = self._valores(), self._melhor
+        if _melhor_epoca(historico) == len(historico):
+            melhor = self.model.get_weights()
+        arrays = {f"melhor{i}": peso for i, peso in enumerate(melhor)}
+        arrays |= {f"variavel{i}": valor for i, valor in enumerate(estado)}
+        guarda_arrays(self._arquivo, self._digest, historico=json.dumps(historico), **arrays)
+        self.historico, self._estado, self._melhor = historico, estado, melhor  # ou tudo, ou nada
         self.model.stop_training = self.epoca == sys.maxsize
-        variaveis = [variavel.numpy() for variavel in self._variaveis]
-        arrays = {f"melhor{i}": peso for i, peso in enumerate(self._melhor)}
-        arrays |= {f"variavel{i}": valor for i, valor in enumerate(variaveis)}
-        historico = json.dumps(self.historico)
-        guarda_arrays(self._arquivo, self._digest, historico=historico, **arrays)
 
     def on_train_end(self, logs=None):
         self.model.set_weights(self._melhor)
 
+    def _valores(self) -> list[np.ndarray]:
+        return [variavel.numpy() for variavel in self._variaveis]
+
     def _le(self) -> None:
-        """Põe o modelo e o otimizador como estavam na última época guardada, se há uma."""
+        """Lembra como o modelo e o otimizador estavam na última época guardada, se há uma."""
         if arrays := le_arrays(self._arquivo, self._digest):
             self.historico = json.loads(str(arrays["historico"]))
             self._melhor = [arrays[f"melhor{i}"] for i in range(len(self._melhor))]
-            for i, variavel in enumerate(self._variaveis):
-                variavel.assign(arrays[f"variavel{i}"])
+            self._estado = [arrays[f"variavel{i}"] for i in range(len(self._variaveis))]
+
+
+def _melhor_epoca(historico: list[dict[str, float]]) -> int:
+    perdas = [epoca["val_log_loss"] for epoca in historico]
+    return int(np.argmin(perdas)) + 1 if perdas else 0
 
 
 def _camadas(modelo: keras.Model) -> list:
@@ -127,7 +140,8 @@ def validacao_cruzada(
     escolhe = GridSearchCV(cabeca, {"C": FORCAS}, scoring="neg_log_loss", cv=dentro)
 
     def calcula():
-        p = cross_val_predict(escolhe, X, y, cv=divide, method="predict_proba")
+        with threadpool_limits(1):  # com duas threads, nestas contas pequenas, levou 20 vezes mais
+            p = cross_val_predict(escolhe, X, y, cv=divide, method="predict_proba")
         return {"p": p[:, 1]}
 
     depende_de = [X, y, semente, grupos, sklearn.__version__, fontes(sys.modules[__name__])]

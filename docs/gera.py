@@ -85,6 +85,17 @@ def licao3(m: dict) -> list[str]:
     ]
 
 
+def disco(m: dict) -> list[str]:
+    """Quanto ocupa a pasta de modelos."""
+    n = m["n_treino"] + m["n_validacao"] + m["n_teste"]
+    inteiro = m["kb_por_foto"] * 23262 / 1000
+    return [
+        f"**Espaço**: com {n} fotos, a pasta inteira ocupou {num(m['mb_modelos'], 0)} MB. Vetores "
+        f"e mapas ocupam {num(m['kb_por_foto'], 1)} kB por foto; com as 23.262 do dataset inteiro, "
+        f"a conta dá {num(inteiro, 0)} MB.",
+    ]
+
+
 def com_numeros(texto: str, medidas: dict) -> str:
     """O texto com todos os blocos refeitos."""
 
@@ -109,7 +120,9 @@ def roda_notebook() -> None:
         parametros.source = original
         for figura in pathlib.Path(modelos, "figuras").glob("*.png"):
             shutil.copy(figura, RAIZ / "imagens")
-        shutil.copy(pathlib.Path(modelos, "metricas.json"), METRICAS)
+        medidas = json.loads(pathlib.Path(modelos, "metricas.json").read_text(encoding="utf-8"))
+        medidas |= _espaco(pathlib.Path(modelos), medidas)
+        METRICAS.write_text(json.dumps(medidas, indent=1, ensure_ascii=False) + "\n", "utf-8")
     for celula in notebook.cells:
         celula.metadata.pop("execution", None)
         if celula.cell_type == "code":
@@ -119,6 +132,17 @@ def roda_notebook() -> None:
         "language_info": {"name": "python"},
     }
     nbformat.write(notebook, NOTEBOOK)
+
+
+def _espaco(modelos: pathlib.Path, medidas: dict) -> dict[str, float]:
+    """MB da pasta inteira, e kB de vetores e mapas por foto (as da lição 2 também passam)."""
+    fotos = sum(medidas[f"n_{parte}"] for parte in ("treino", "validacao", "teste"))
+    fotos += sum(r["n"] for faixa, r in medidas["licao_2"].items() if faixa != "[0, 1]")
+    total = sum(a.stat().st_size for a in modelos.rglob("*") if a.is_file())
+    partes = sum(
+        a.stat().st_size for tipo in ("vetores", "mapas") for a in modelos.glob(f"{tipo}-*")
+    )
+    return {"mb_modelos": total / 1e6, "kb_por_foto": partes / fotos / 1e3}
 
 
 def _como_na_tela(saidas: list) -> list:

@@ -1,5 +1,6 @@
 """O que os testes compartilham: os dados, o notebook rodado inteiro e a comparação de resultados."""
 
+import datetime
 import json
 import os
 import pathlib
@@ -9,6 +10,7 @@ import sys
 import filelock
 import pytest
 import tensorflow_datasets as tfds
+from roda_notebook import FIM
 
 import detector
 
@@ -16,6 +18,7 @@ RAIZ = pathlib.Path(__file__).resolve().parent.parent
 NOTEBOOK = RAIZ / "detector_dogs_cats.ipynb"
 COMPARTILHADO = RAIZ.parent / "shared"
 AMOSTRA = RAIZ / "amostra/cats_vs_dogs_amostra/1.0.0"
+PROGRAMA = [sys.executable, "-u", str(RAIZ / "testes/roda_notebook.py")]
 # Um proxy que recusa tudo: para o programa, o mesmo que estar sem rede.
 SEM_REDE = {nome: "http://127.0.0.1:9" for nome in ("http_proxy", "https_proxy", "HTTPS_PROXY")}
 # O que muda de uma execução para outra, e só isto: o que foi preciso refazer, e em quanto tempo.
@@ -81,8 +84,7 @@ def pronto(tmp_path_factory):
 def comando(modelos, *opcoes, **parametros):
     """Linha de comando que roda o notebook, célula a célula, num processo só."""
     parametros = {"DATASET": "amostra", "MODELOS": str(modelos)} | parametros
-    programa = [sys.executable, str(RAIZ / "testes/roda_notebook.py"), json.dumps(parametros)]
-    return [*programa, *map(str, opcoes)]
+    return [*PROGRAMA, json.dumps(parametros), *map(str, opcoes)]
 
 
 def roda(modelos, *opcoes, ambiente=(), **parametros):
@@ -98,6 +100,32 @@ def roda(modelos, *opcoes, ambiente=(), **parametros):
     )
 
 
+@pytest.fixture(scope="module")
+def sessao():
+    """O mesmo que `roda`, mas cada processo já nasce com as bibliotecas, carregadas uma vez só."""
+    with subprocess.Popen(
+        PROGRAMA,
+        env={**os.environ, **SEM_REDE},
+        cwd=RAIZ,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as servidor:
+
+        def roda(modelos, *opcoes, ambiente=(), **parametros):
+            parametros = {"DATASET": "amostra", "MODELOS": str(modelos)} | parametros
+            pedido = [parametros, opcoes, dict(ambiente)]
+            print(json.dumps(pedido), file=servidor.stdin, flush=True)
+            dito = ""
+            while (linha := servidor.stdout.readline()) and not linha.startswith(FIM):
+                dito += linha
+            return subprocess.CompletedProcess(pedido, int(linha.removeprefix(FIM)), dito)
+
+        yield roda
+        servidor.stdin.close()
+
+
 def metricas(modelos):
     """O que está em metricas.json."""
     return json.loads((modelos / "metricas.json").read_text(encoding="utf-8"))
@@ -108,3 +136,36 @@ def resultados(modelos):
     medidas = metricas(modelos)
     assert set(medidas) >= VARIAM
     return {chave: valor for chave, valor in medidas.items() if chave not in VARIAM}
+
+
+@pytest.fixture
+def registra(record_property):
+    """Anota uma linha da tabela de resistência, que aparece no fim dos testes."""
+
+    def anota(promessa, fotos, tentativas, sobreviveu, iguais, perdido):
+        """fotos: de cada execução. As três contagens, e o que se perdeu, são medidos no teste."""
+        linha = {"promessa": promessa, "fotos": fotos, "tentativas": tentativas}
+        linha |= {"sobreviveu": sobreviveu, "resultados_iguais": iguais, "perdido": perdido}
+        record_property("resistencia", linha)
+
+    return anota
+
+
+def pytest_terminal_summary(terminalreporter):
+    """A tabela de resistência; com GRAVA_RESISTENCIA no ambiente, também em docs/."""
+    relatos = terminalreporter.getreports("passed")
+    linhas = [v for r in relatos if r.when == "call" for n, v in r.user_properties if n == "resistencia"]
+    if not linhas:
+        return
+    hoje = datetime.date.today().isoformat()
+    terminalreporter.section(f"resistência: detector {detector.__version__}, {hoje}")
+    for linha in linhas:
+        iguais = f"{linha['resultados_iguais']} com os mesmos resultados"
+        terminalreporter.write_line(
+            f"{linha['promessa']} ({linha['fotos']} fotos): {linha['tentativas']} tentativas, "
+            f"{linha['sobreviveu']} sobreviveram, {iguais}; perdido: {linha['perdido']}"
+        )
+    if os.environ.get("GRAVA_RESISTENCIA"):
+        tabela = {"data": hoje, "versao": detector.__version__, "linhas": linhas}
+        texto = json.dumps(tabela, indent=1, ensure_ascii=False) + "\n"
+        (RAIZ / "docs/resistencia.json").write_text(texto, encoding="utf-8")

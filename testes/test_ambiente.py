@@ -1,0 +1,118 @@
+"""Parâmetros errados param na primeira célula, e o que há na máquina não muda nenhum número."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+from conftest import NOTEBOOK, RAIZ
+
+import detector
+
+CELULAS = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
+[FONTE] = ["".join(c["source"]) for c in CELULAS if "parameters" in c["metadata"].get("tags", ())]
+
+
+def parametros():
+    """{nome: valor} da célula de parâmetros do notebook, como ela vem."""
+    valores = {}
+    exec(FONTE, {}, valores)
+    return valores
+
+
+def roda(programa, **ambiente):
+    """O processo, já terminado, de um programa em Python."""
+    comando = [sys.executable, "-c", programa]
+    return subprocess.run(
+        comando, cwd=RAIZ, env=os.environ | ambiente, capture_output=True, text=True, timeout=120
+    )
+
+
+def test_os_parametros_do_notebook_servem_como_vem():
+    detector.confere_parametros(parametros())
+
+
+def test_nenhum_parametro_do_notebook_deixa_de_ser_conferido():
+    for nome in parametros().keys() - {"REPOSITORIO"}:
+        with pytest.raises(detector.ErroClaro, match=nome):
+            detector.confere_parametros({nome: object()})
+
+
+@pytest.mark.parametrize(
+    ("nome", "valor"),
+    [
+        *[("DATASET", pathlib.Path("minhas fotos")), ("FOTOS_FORA", None), ("MOTOR", "keras")],
+        *[("EXPORTAR", True), ("MAX_IMAGENS", 20), ("EPOCAS_AJUSTE_FINO", 0), ("SEMENTE", 0)],
+        *[("MODELOS", "~/açaí"), ("outro_nome", object()), ("EPOCAS", 10**6)],
+    ],
+)
+def test_o_que_serve_passa(nome, valor):
+    detector.confere_parametros({nome: valor})
+
+
+@pytest.mark.parametrize(
+    ("nome", "valor"),
+    [
+        *[("EXPORTAR", "não"), ("EXPORTAR", 0), ("EXPORTAR", None)],
+        *[("MAX_IMAGENS", 0), ("MAX_IMAGENS", 19), ("MAX_IMAGENS", "300"), ("EPOCAS", 0)],
+        *[("TAMANHO_LOTE", True), ("TAMANHO_LOTE", 32.0), ("EPOCAS", None), ("SEMENTE", -1)],
+        *[("SEMENTE", 2**32), ("EPOCAS_AJUSTE_FINO", -1), ("MOTOR", "gpu"), ("MOTOR", None)],
+        *[("DATASET", None), ("MODELOS", " "), ("BACKBONE", 3), ("FOTOS_FORA", ["a.jpg"])],
+    ],
+)
+def test_o_que_nao_serve_e_recusado_em_uma_frase(nome, valor):
+    with pytest.raises(detector.ErroClaro) as recusa:
+        detector.confere_parametros(parametros() | {nome: valor})
+    assert str(recusa.value).startswith(f"{nome} = {valor!r}: ")
+    assert "\n" not in str(recusa.value)
+
+
+def test_o_que_foi_feito_para_outro_projeto_nao_muda_nada(tmp_path):
+    """E importar é leve, nada aparece na tela, e quem interrompe pode rodar a célula de novo."""
+    alheio = {"floatx": "float16", "epsilon": 1e-3, "backend": "jax"}
+    alheio["image_data_format"] = "channels_first"
+    (tmp_path / "keras.json").write_text(json.dumps(alheio))
+    (tmp_path / "matplotlibrc").write_text("font.size: 40\n")
+    processo = roda(
+        "import os, signal, sys, threading, detector\n"
+        "assert 'tensorflow' not in sys.modules and 'numpy' not in sys.modules\n"
+        "threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()\n"
+        "try: detector.prepara(7)\n"
+        "except KeyboardInterrupt: print('parou;', end=' ')\n"
+        "detector.prepara(7)\n"
+        "import keras, matplotlib, numpy as np\n"
+        "def sorteia():\n"
+        "    peso = keras.layers.Dense(1).build((1, 1)) or keras.random.normal((1,))\n"
+        "    return float(peso[0]), float(np.random.rand())\n"
+        "um = sorteia()\n"
+        "detector.prepara(7)\n"
+        "assert um == sorteia()\n"
+        "c = keras.config\n"
+        "conv = keras.layers.Conv2D(2, 1)\n"
+        "conv.build((None, 8, 8, 3))\n"
+        "print(c.backend(), c.dtype_policy().name, c.floatx(), c.epsilon(), c.image_data_format(),\n"
+        "      conv.kernel.shape, conv.kernel.dtype, matplotlib.rcParams['font.size'])\n",
+        **{"KERAS_HOME": str(tmp_path), "MATPLOTLIBRC": str(tmp_path / "matplotlibrc")},
+    )
+    assert processo.returncode == 0 and processo.stderr == ""
+    esperado = "parou; tensorflow float32 float32 1e-07 channels_last (1, 1, 3, 2) float32 10.0\n"
+    assert processo.stdout == esperado
+
+
+@pytest.mark.parametrize(
+    ("antes", "frase"),
+    [
+        ("import keras", "o Keras está usando o openvino. Reinicie o kernel e rode de novo."),
+        ("import sys; sys.modules['keras'] = None", "falta o pacote keras. No terminal: "),
+    ],
+)
+def test_bibliotecas_que_nao_servem_sao_ditas_em_uma_frase(antes, frase):
+    processo = roda(
+        f"{antes}\nimport detector\n"
+        "try: detector.prepara(0)\n"
+        "except detector.ErroClaro as erro: print(erro)\n",
+        KERAS_BACKEND="openvino",
+    )
+    assert processo.stdout.startswith(frase) and processo.stdout.count("\n") == 1

