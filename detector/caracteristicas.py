@@ -84,17 +84,23 @@ class Parte:
     def _arquivo(self, tipo: str) -> pathlib.Path:
         return self.pasta / f"{tipo}-{self.digest}-{self.inicio:06}.dados"
 
+    def _le(self, tipo: str) -> dict[str, np.ndarray] | None:
+        return le_arrays(self._arquivo(tipo), f"{tipo} de {self.digest}")
+
+    def _guarda(self, tipo: str, **arrays: np.ndarray) -> None:
+        guarda_arrays(self._arquivo(tipo), f"{tipo} de {self.digest}", **arrays)
+
     def le(self) -> dict[str, np.ndarray] | None:
         """Vetores e miniaturas; None se eles, ou os mapas, faltam ou não servem."""
-        vetores = le_arrays(self._arquivo("vetores"), self.digest)
-        if vetores and self.tem_mapas and le_arrays(self._arquivo("mapas"), self.digest) is None:
+        vetores = self._le("vetores")
+        if vetores and self.tem_mapas and self._le("mapas") is None:
             return None
         return vetores
 
     def le_mapas(self) -> np.ndarray:
         """Mapas float16 (fim − inicio, altura, largura, canais), ou os vetores, se não há corte."""
         tipo = "mapas" if self.tem_mapas else "vetores"
-        arrays = le_arrays(self._arquivo(tipo), self.digest)
+        arrays = self._le(tipo)
         if arrays is None:
             raise ErroClaro(f"{self._arquivo(tipo)} sumiu ou se estragou. Rode o notebook de novo.")
         return arrays[tipo]
@@ -106,9 +112,8 @@ class Parte:
                 metade = mapas.astype("float16")
             if not np.isfinite(metade).all():
                 raise ErroClaro("os mapas deste corte não cabem em 16 bits: escolha outro corte.")
-            guarda_arrays(self._arquivo("mapas"), self.digest, mapas=metade)
-        arquivo = self._arquivo("vetores")
-        guarda_arrays(arquivo, self.digest, vetores=vetores, miniaturas=miniaturas)
+            self._guarda("mapas", mapas=metade)
+        self._guarda("vetores", vetores=vetores, miniaturas=miniaturas)
 
 
 def extrai(

@@ -122,13 +122,20 @@ def onde_olhou(topo: keras.Model, cabeca: keras.Model, mapas: np.ndarray) -> np.
 
 
 def mostra_onde_olhou(
-    fotos: np.ndarray, mapas: np.ndarray, titulos: list, arquivo: Arquivo = None, colunas: int = 4
+    fotos: np.ndarray,
+    mapas: np.ndarray | None,
+    titulos: list,
+    arquivo: Arquivo = None,
+    colunas: int = 4,
 ) -> None:
     """As fotos em cinza e o mapa por cima: laranja puxa para a classe 1, azul para a classe 0.
 
     fotos: (n, 224, 224, 3) em [0, 1]. mapas: de `onde_olhou`. Cada foto tem a sua escala, para que
     se veja também o mapa fraco: as cores comparam regiões de uma foto, não uma foto com outra.
     """
+    if mapas is None:
+        print("Com redes unidas não se vê para onde elas olharam.")
+        return
     forca = np.abs(mapas) / np.maximum(np.abs(mapas).max(axis=(1, 2), keepdims=True), 1e-9)
     opaco = 0.7 * forca[..., None]
     cor = np.where(mapas[..., None] > 0, to_rgb(LARANJA), to_rgb(AZUL))

@@ -7,13 +7,16 @@ mudou algo, muda o nome, e o velho nunca é lido por engano. Dentro do arquivo v
 
 import atexit
 import contextlib
+import errno
 import hashlib
+import importlib
 import inspect
 import io
 import json
 import os
 import pathlib
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -24,6 +27,7 @@ import numpy as np
 
 from detector.erros import ErroClaro, motivo
 
+SEM_ESPACO = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 TAMANHO_SHA256 = 64  # letras do SHA-256 que vão na frente do npz
 
 
@@ -123,17 +127,38 @@ def uma_vez(
 
 
 def abre_pasta(modelos: str | os.PathLike) -> pathlib.Path:
-    """A pasta MODELOS, criada se não existia. Levanta ErroClaro se não se pode escrever nela."""
+    """A pasta MODELOS, criada se não existia. Levanta ErroClaro se não se pode escrever nela.
+
+    No Colab, se ela fica no Drive, liga o Drive antes: senão, a pasta sumiria com a sessão.
+    """
     pasta = pathlib.Path(modelos).expanduser()
+    if "google.colab" in sys.modules and pasta.is_relative_to("/content/drive"):
+        importlib.import_module("google.colab.drive").mount("/content/drive")
     grava(pasta / ".pode-gravar", b"")
     return pasta
 
 
 def rascunho() -> pathlib.Path:
-    """Pasta temporária do que só vai para MODELOS pronto e junto; some quando o Python acaba."""
+    """Pasta temporária do que só vai para MODELOS pronto e junto; some quando o Python acaba.
+
+    No Jupyter, um disco que enche no meio de uma célula passa a ser dito numa frase.
+    """
+    if kernel := "IPython" in sys.modules and sys.modules["IPython"].get_ipython():
+        kernel.set_custom_exc((OSError,), _disco_cheio)
     pasta = tempfile.mkdtemp(prefix="detector-")
     atexit.register(shutil.rmtree, pasta, ignore_errors=True)
     return pathlib.Path(pasta)
+
+
+def _disco_cheio(kernel, tipo, erro, pilha, tb_offset=None) -> None:
+    """Mostra o OSError como o IPython mostraria, a não ser que seja falta de espaço."""
+    if erro.errno in SEM_ESPACO:
+        onde = erro.filename or tempfile.gettempdir()
+        erro = ErroClaro(
+            f"não consegui gravar em {onde} ({motivo(erro)}). Libere espaço e rode esta célula de "
+            "novo: o que já estava gravado continua valendo."
+        )
+    kernel.showtraceback((type(erro), erro, pilha), tb_offset)
 
 
 def publica(rascunho: pathlib.Path, pasta: pathlib.Path) -> None:

@@ -35,12 +35,12 @@ def le(conteudo):
     return pesos.le_pth(io.BytesIO(conteudo))
 
 
-@pytest.mark.parametrize(("nome", "arrays"), [("Lite0", 247), ("Lite1", 317), ("Lite2", 317)])
+@pytest.mark.parametrize(("nome", "arrays"), [("Lite0", 247), ("Lite1", 322), ("Lite2", 322)])
 def test_os_tres_pacotes_do_pip_sao_lidos(nome, arrays):
     lidos = pesos.pesos_do_pip(f"EfficientNet{nome}")
     assert len(lidos) == arrays and {peso.dtype.str for peso in lidos.values()} == {"<f4"}
     assert lidos["fc.weight"].shape == (1000, 1280) and np.isfinite(lidos["fc.weight"]).all()
-    assert (lidos["blocks.0.bn1.running_var"] > 0).all()
+    assert (lidos["blocks.0.bn1.running_var"] >= 0).all()
 
 
 def test_os_passos_do_tensor_sao_respeitados():

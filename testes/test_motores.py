@@ -1,0 +1,127 @@
+"""Qualquer motor faz a conta do Keras, na ordem das fotos; o que não faz não é usado."""
+
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers
+
+from detector import backbones, dados, motores
+from detector.preparo import redimensiona_img
+
+N = 40
+
+
+@pytest.fixture(scope="module")
+def fotos(amostra):
+    """N pares (foto preparada, número dela), na ordem."""
+    lidas = dados.le(amostra, f"train[:{N}]").map(lambda img, label: redimensiona_img(img, label)[0])
+    return tf.data.Dataset.zip(lidas, tf.data.Dataset.range(N)).cache()
+
+
+def pequena(faz=lambda x: x):
+    """Uma rede de brinquedo, com `faz` no meio dela."""
+    keras.utils.set_random_seed(0)
+    foto = keras.Input((224, 224, 3))
+    x = layers.Conv2D(8, 5, 16, activation="relu", name="corte")(foto)
+    x = layers.Conv2D(16, 3, name="depois")(faz(x))
+    return keras.Model(foto, layers.GlobalAveragePooling2D(name="media")(x), name="pequena")
+
+
+def saidas(roda, fotos):
+    mapas, vetores, numeros = zip(*roda(fotos), strict=True)
+    assert list(numeros) == list(range(len(numeros))), "na ordem em que entraram"
+    return np.stack(mapas), np.stack(vetores)
+
+
+def menor_cosseno(a, b):
+    a, b = (x.reshape(len(x), -1) for x in (a, b))
+    return (np.sum(a * b, 1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)).min()
+
+
+# Qual usar
+
+
+def test_os_candidatos_vao_do_mais_rapido_ao_que_sempre_funciona(monkeypatch):
+    for motor in ("auto", "openvino"):
+        assert motores.candidatos(motor)[-2:] == ["openvino-f32", "keras-float32"]
+    assert motores.candidatos("keras") == ["keras-float32"]
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda tipo: [f"{tipo}:0"])
+    assert motores.candidatos("auto") == motores.candidatos("keras") == ["keras-float16"]
+    assert motores.candidatos("openvino")[-2:] == ["openvino-f32", "keras-float16"]
+
+
+def test_sem_o_openvino_diz_e_segue_com_o_keras(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    assert motores.candidatos("auto") == motores.candidatos("openvino") == ["keras-float32"]
+    assert capsys.readouterr().out.count("Sigo com o Keras, mais lento.") == 2
+
+
+# O que ele faz
+
+
+def test_o_motor_desta_maquina_concorda_com_o_keras(backbone, fotos, tmp_path):
+    lote = np.stack([foto for foto, _ in fotos.as_numpy_iterator()])
+    base, _ = backbones.divide(backbone, "blocks.14.add")
+    mapas, vetores = base.predict(lote, verbose=0), backbone.predict(lote, verbose=0)
+    motor = motores.candidatos("openvino")[0]
+    roda = motores.monta(motor, backbone, "blocks.14.add", tmp_path, fotos)
+    do_motor = saidas(roda, fotos)
+    minimo = 0.98 if motor == "openvino-bf16" else 0.9999
+    assert menor_cosseno(do_motor[0], mapas) > minimo
+    assert menor_cosseno(do_motor[1], vetores) > minimo
+    assert {x.dtype for x in do_motor} == {np.dtype("float32")}
+    assert sys.modules["openvino_telemetry"] is None, "nada é contado ao fabricante"
+
+
+REDES = {
+    "com BatchNormalization": lambda x: layers.BatchNormalization()(x) + 1,
+    "com contas soltas": lambda x: x + keras.ops.relu(x * 2),
+    "com outra rede dentro": keras.Sequential([keras.Input((14, 14, 8)), layers.Conv2D(4, 1)]),
+}
+
+
+@pytest.mark.parametrize("corte", ["corte", None])
+@pytest.mark.parametrize("meio", REDES)
+@pytest.mark.parametrize("motor", ["keras-float32", "keras-float16", "openvino-f32"])
+def test_qualquer_formato_de_rede_serve(motor, meio, corte, fotos, tmp_path):
+    rede = pequena(REDES[meio])
+    lote = np.stack([foto for foto, _ in fotos.as_numpy_iterator()])
+    mapas, vetores = saidas(motores.monta(motor, rede, corte, tmp_path, fotos), fotos)
+    assert menor_cosseno(vetores, rede.predict(lote, verbose=0)) > 0.999
+    assert mapas.shape == ((N, 14, 14, 8) if corte else (N, 16))
+    assert corte or np.array_equal(mapas, vetores)
+
+
+def test_redes_unidas_tambem(fotos, tmp_path):
+    unidas = backbones.cria("EfficientNetLite0+EfficientNetLite1")
+    roda = motores.monta("keras-float32", unidas, None, tmp_path, fotos)
+    _, vetores = saidas(roda, fotos.take(8))
+    assert vetores.shape == (8, 2560)
+
+
+# A rede convertida fica guardada
+
+
+def test_a_rede_convertida_e_aproveitada_e_refeita_se_algo_muda(fotos, tmp_path, capsys):
+    rede = pequena()
+    _, antes = saidas(motores.monta("openvino-f32", rede, None, tmp_path, fotos), fotos)
+    [arquivo] = tmp_path.iterdir()
+    inteiro, numero = arquivo.read_bytes(), arquivo.stat().st_ino
+    _, depois = saidas(motores.monta("openvino-f32", rede, None, tmp_path, fotos), fotos)
+    assert np.array_equal(antes, depois) and arquivo.stat().st_ino == numero
+    arquivo.write_bytes(inteiro[:-1])
+    _, refeita = saidas(motores.monta("openvino-f32", rede, None, tmp_path, fotos), fotos)
+    assert np.array_equal(antes, refeita) and "não serve" in capsys.readouterr().out
+    rede.set_weights([peso * 2 for peso in rede.get_weights()])
+    _, outra = saidas(motores.monta("openvino-f32", rede, None, tmp_path, fotos), fotos)
+    assert not np.allclose(antes, outra) and len(list(tmp_path.iterdir())) == 2
+
+
+def test_motor_que_discorda_do_keras_e_recusado_e_nada_fica(fotos, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(motores, "COSSENO_MINIMO", 1.1)
+    assert motores.monta("openvino-f32", pequena(), None, tmp_path, fotos) is None
+    frase = "O motor openvino-f32 não funcionou aqui (os vetores não são os do Keras: cosseno 1.000"
+    assert capsys.readouterr().out.startswith(frase) and not list(tmp_path.iterdir())

@@ -1,0 +1,188 @@
+"""O notebook em um navegador de verdade: JupyterLab, Chromium, todas as células e o botão."""
+
+import base64
+import io
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import PIL.Image
+import pytest
+from conftest import NOTEBOOK, RAIZ, SEM_REDE
+from playwright.sync_api import expect, sync_playwright
+
+import detector
+
+NAVEGADORES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+PREFERENCIAS = {
+    "notebook-extension/tracker": {"windowingMode": "none"},  # na página, também o que não se vê
+    "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
+}
+ERROS = "[data-mime-type$='jupyter.error'], [data-mime-type$='jupyter.stderr']"
+MINUTO = 60_000  # o Playwright conta em milissegundos
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    """O navegador do sistema. Sem nenhum, o teste é pulado e isso é dito; no CI, falha."""
+    if caminho := next(filter(None, map(shutil.which, NAVEGADORES)), None):
+        return caminho
+    aviso = "SEM NAVEGADOR: não achei o Chromium nem o Chrome (sudo apt-get install chromium)"
+    pytest.fail(aviso) if os.environ.get("CI") else pytest.skip(aviso)
+
+
+@pytest.fixture(scope="module")
+def pasta(tmp_path_factory):
+    """O que a pessoa tem ao começar: o projeto, com o notebook sem saídas e 300 fotos."""
+    pasta = tmp_path_factory.mktemp("jupyterlab")
+    for nome in ("detector", "amostra"):
+        (pasta / nome).symlink_to(RAIZ / nome)
+    notebook = json.loads(NOTEBOOK.read_text(encoding="utf-8"))
+    for celula in (c for c in notebook["cells"] if c["cell_type"] == "code"):
+        celula |= {"outputs": [], "execution_count": None}
+        if "parameters" in celula["metadata"].get("tags", []):
+            celula["source"] += ['\nDATASET, MAX_IMAGENS = "amostra", 300']
+    (pasta / NOTEBOOK.name).write_text(json.dumps(notebook), encoding="utf-8")
+    return pasta
+
+
+@pytest.fixture(scope="module")
+def servidor(chromium, pasta):
+    """Um JupyterLab sem rede e alheio às configurações de quem testa; no fim, nada dele fica."""
+    for nome, valores in PREFERENCIAS.items():
+        arquivo = pasta / f"config/lab/user-settings/@jupyterlab/{nome}.jupyterlab-settings"
+        arquivo.parent.mkdir(parents=True)
+        arquivo.write_text(json.dumps(valores))
+    proprio = {
+        f"JUPYTER_{nome.upper()}_DIR": pasta / nome for nome in ("config", "data", "runtime")
+    }
+    proprio |= {
+        "no_proxy": "127.0.0.1,localhost",
+        "JUPYTERLAB_SETTINGS_DIR": pasta / "config/lab/user-settings",
+        "JUPYTERLAB_WORKSPACES_DIR": pasta / "config/lab/workspaces",
+    }
+    comando = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1"]
+    with open(pasta / "servidor.log", "w") as log:
+        processo = subprocess.Popen(
+            comando,
+            cwd=pasta,
+            env={**os.environ, **SEM_REDE, **proprio},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        prazo = time.monotonic() + 180
+        while not list((pasta / "runtime").glob("jpserver-*-open.html")):  # achou uma porta livre
+            relato = (pasta / "servidor.log").read_text()[-3000:]
+            assert processo.poll() is None and time.monotonic() < prazo, relato
+            time.sleep(0.2)
+        yield
+    finally:
+        processo.terminate()
+        try:
+            processo.wait(timeout=30)
+        except subprocess.TimeoutExpired:
+            os.killpg(processo.pid, signal.SIGKILL)
+
+
+@pytest.fixture(scope="module")
+def pagina(chromium, servidor, pasta):
+    """O notebook aberto no navegador, depois de Run > Run All Cells."""
+    [anuncio] = (pasta / "runtime").glob("jpserver-*.json")
+    endereco = "{url}lab/tree/{}?token={token}".format(
+        NOTEBOOK.name, **json.loads(anuncio.read_text())
+    )
+    with sync_playwright() as playwright:
+        navegador = playwright.chromium.launch(
+            executable_path=chromium, args=["--no-proxy-server", "--no-sandbox"]
+        )
+        pagina = navegador.new_page(viewport={"width": 1100, "height": 900})
+        pagina.goto(endereco, timeout=3 * MINUTO)
+        ocioso = pagina.get_by_text(re.compile(r"^Python 3.* \| Idle$"))
+        expect(ocioso).to_be_visible(timeout=3 * MINUTO)
+        pagina.keyboard.press("Control+b")  # fecha a barra lateral
+        escolhe(pagina, "Run", "Run All Cells")
+        saidas = pagina.locator(".jp-OutputArea-output")
+        fim = saidas.filter(has_text=re.compile(r"^\s*Teste \(30 fotos\): acurácia ")).nth(1)
+        expect(fim.or_(pagina.locator(ERROS).first)).to_be_visible(timeout=5 * MINUTO)
+        yield pagina
+
+
+@pytest.fixture(scope="module")
+def fotos(amostra):
+    """Três fotos do teste, ampliadas para se verem bem na tela: {nome: bytes}."""
+    arquivos = {}
+    for foto in detector.dados.pega(amostra, [281, 288, 295]):
+        PIL.Image.fromarray(foto).resize((400, 400)).save(arquivo := io.BytesIO(), "PNG")
+        arquivos[f"foto{len(arquivos) + 1}.png"] = arquivo.getvalue()
+    return arquivos
+
+
+def de_png(conteudo):
+    return np.asarray(PIL.Image.open(io.BytesIO(conteudo)).convert("RGB"))
+
+
+def escolhe(pagina, menu, opcao):
+    pagina.get_by_role("menuitem", name=menu, exact=True).click()
+    pagina.get_by_role("menuitem", name=opcao, exact=True).click()
+
+
+def envia(pagina, arquivos):
+    """Escolhe os arquivos {nome: bytes} pelo botão; devolve o lugar em que a resposta aparece."""
+    with pagina.expect_file_chooser() as janela:
+        pagina.get_by_role("button", name="Escolher fotos").click()
+    janela.value.set_files(
+        [{"name": nome, "mimeType": "image/*", "buffer": b} for nome, b in arquivos.items()]
+    )
+    return pagina.locator(".widget-output")
+
+
+def grava_tela(nome, *pedacos):
+    """Vê se há algo na tela; com GRAVA_TELAS, grava em imagens/ os pedaços, um embaixo do outro."""
+    tela = np.vstack([de_png(pedaco) for pedaco in pedacos])
+    assert 200 <= tela.shape[0] <= 1200 and 900 <= tela.shape[1] <= 1200 and tela.std() > 10
+    if os.environ.get("GRAVA_TELAS"):
+        PIL.Image.fromarray(tela).save(RAIZ / "imagens" / nome, optimize=True)
+
+
+def test_todas_as_celulas_rodam_sem_erro_nem_aviso(pagina):
+    assert pagina.locator(ERROS).all_inner_texts() == []
+    figuras = pagina.locator(".jp-OutputArea-output img").all()
+    imagens = [de_png(base64.b64decode(f.get_attribute("src").split(",")[1])) for f in figuras]
+    assert len(imagens) == 6 and all(imagem.std() > 10 for imagem in imagens)
+
+
+def test_as_bibliotecas_e_as_versoes_aparecem(pagina):
+    importa = pagina.locator(".jp-CodeCell .jp-InputArea", has_text="import tensorflow as tf")
+    versoes = pagina.locator(".jp-OutputArea", has_text=re.compile(r"tensorflow +2\.\d+\.\d+"))
+    grava_tela("bibliotecas_usadas.png", importa.screenshot(), versoes.screenshot())
+
+
+def test_varias_fotos_pelo_botao_e_um_arquivo_que_nao_e_foto(pagina, pasta, fotos):
+    """Todos recebem resposta, a mesma de `classifica`, e nenhuma foto sai em branco."""
+    classifica = detector.carrega_classificador(pasta / "modelos")
+    resposta = envia(pagina, {"texto.jpg": b"nem gato nem cachorro"} | fotos)
+    for nome, foto in fotos.items():
+        expect(resposta).to_contain_text(f"{nome}:", timeout=MINUTO)
+        expect(resposta).to_contain_text(str(classifica(foto)), timeout=MINUTO)
+    expect(resposta).to_contain_text("texto.jpg não é uma foto")
+    figuras = resposta.locator("img").all()
+    imagens = [de_png(base64.b64decode(f.get_attribute("src").split(",")[1])) for f in figuras]
+    assert len(imagens) == len(fotos) and all(imagem.std() > 10 for imagem in imagens)
+
+
+def test_uma_foto_pelo_botao(pagina, fotos):
+    resposta = envia(pagina, {"minha_foto.png": fotos["foto1.png"]})
+    expect(resposta).to_contain_text("minha_foto.png:", timeout=MINUTO)
+    expect(resposta.locator("img")).to_have_count(1)
+    escolhe(pagina, "View", "Collapse All Code")  # para que a seção caiba na janela
+    titulo = pagina.get_by_role("heading", name="11. A sua foto")
+    titulo.evaluate("titulo => titulo.scrollIntoView()")
+    grava_tela("sessao_visualizacao.png", pagina.screenshot())
