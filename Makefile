@@ -9,7 +9,7 @@ NOTEBOOK = detector_dogs_cats.ipynb
 BIN = $(VENV)/bin
 REQUISITOS_TESTES ?= testes/requirements.txt
 
-.PHONY: rodar testes testes-minimo jupyter notebook formata ajuda limpar-cache limpar
+.PHONY: rodar testes testes-minimo jupyter notebook endereco formata ajuda limpar-cache limpar
 
 rodar: $(VENV)/pronto  ## (o padrão) prepara o ambiente, roda o notebook e mostra as métricas
 	@mkdir -p modelos
@@ -28,6 +28,10 @@ jupyter: $(VENV)/pronto  ## abre o notebook no JupyterLab
 
 notebook: $(VENV)/pronto  ## refaz as saídas gravadas no notebook, as imagens e os números do README
 	$(BIN)/python docs/gera.py notebook
+
+REPOSITORIO ?= $(shell git remote get-url origin 2> /dev/null)
+endereco: $(VENV)/bin/python  ## escreve REPOSITORIO=https://… no notebook e os selos do Colab
+	$(BIN)/python docs/gera.py endereco "$(REPOSITORIO)"
 
 formata: $(VENV)/pronto-testes  ## arruma o estilo do código
 	$(BIN)/ruff check --fix && $(BIN)/ruff format

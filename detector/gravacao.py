@@ -28,6 +28,7 @@ import numpy as np
 from detector.erros import ErroClaro, motivo
 
 SEM_ESPACO = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
+EXPORTADOS = {"detector_dogs_cats.tflite", "detector_dogs_cats.onnx"}
 TAMANHO_SHA256 = 64  # letras do SHA-256 que vão na frente do npz
 
 
@@ -164,12 +165,15 @@ def _disco_cheio(kernel, tipo, erro, pilha, tb_offset=None) -> None:
 def publica(rascunho: pathlib.Path, pasta: pathlib.Path) -> None:
     """Copia `rascunho` para `pasta` de uma vez só: uma execução não se mistura a outra.
 
-    Levanta ErroClaro se outra execução passa um minuto publicando, ou se não pode gravar.
+    Um LiteRT ou um ONNX que esta execução não gerou é de outro modelo, e sai. Levanta ErroClaro
+    se outra execução passa um minuto publicando, ou se não pode gravar.
     """
     arquivos = sorted(a for a in rascunho.rglob("*") if a.is_file())
     arquivos.sort(key=lambda a: a.name == "metricas.json")  # as métricas, só com tudo no lugar
     try:
         with filelock.FileLock(pasta / ".trava", timeout=60):
+            for exportado in EXPORTADOS - {arquivo.name for arquivo in arquivos}:
+                (pasta / exportado).unlink(missing_ok=True)
             for arquivo in arquivos:
                 grava(pasta / arquivo.relative_to(rascunho), arquivo.read_bytes())
     except filelock.Timeout as erro:

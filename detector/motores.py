@@ -83,7 +83,8 @@ def _no_keras(rede: keras.Model, motor: str) -> Roda:
 
     @tf.function(input_signature=[tf.TensorSpec((None, LADO, LADO, 3))])
     def passo(lote):
-        return [tf.cast(saida, tf.float32) for saida in copia(lote, training=False)]
+        saidas = keras.tree.flatten(copia(lote, training=False))
+        return [tf.cast(saida, tf.float32) for saida in saidas]
 
     def roda(fotos):
         tamanho = 32 if motor == "keras-float16" else 8  # na CPU, lotes maiores só gastam memória

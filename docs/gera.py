@@ -2,6 +2,7 @@
 
     python docs/gera.py notebook   roda o notebook; refaz as saídas dele, imagens/ e metricas.json
     python docs/gera.py            só reescreve os números dos textos, a partir de metricas.json
+    python docs/gera.py endereco URL   escreve o endereço no notebook, e os selos do Colab
 
 Cada bloco entre `<!-- numeros: NOME -->` e `<!-- /numeros -->` é escrito por uma função daqui.
 """
@@ -16,6 +17,8 @@ import tempfile
 RAIZ = pathlib.Path(__file__).resolve().parent.parent
 NOTEBOOK = RAIZ / "detector_dogs_cats.ipynb"
 METRICAS = RAIZ / "docs/metricas.json"
+COLAB = "https://colab.research.google.com"
+VERSAO = "v" + re.search(r'__version__ = "(.+)"', (RAIZ / "detector/__init__.py").read_text())[1]
 TEXTOS = (RAIZ / "README.md", RAIZ / "docs/como_funciona.md")
 FAIXAS = {
     "[0, 1]": "[0, 1], a certa",
@@ -163,7 +166,51 @@ def _como_na_tela(saidas: list) -> list:
     return unidas
 
 
+def endereco(url: str, raiz: pathlib.Path = RAIZ) -> None:
+    """Escreve `url` em REPOSITORIO e, se é do GitHub, põe no README e no notebook o selo do Colab.
+
+    Serve também o que `git remote get-url` devolve, como git@github.com:dono/nome.git.
+    """
+    url = re.sub(r"^git@([^:]+):", r"https://\1/", url.strip()).removesuffix(".git")
+    if not re.match(r"(https|file)://", url):
+        sys.exit(f"{url or 'o endereço vazio'} não é um endereço; use REPOSITORIO=https://…")
+    arquivo = raiz / NOTEBOOK.name
+    notebook = json.loads(arquivo.read_text(encoding="utf-8"))
+    for celula in notebook["cells"]:
+        if "parameters" in celula["metadata"].get("tags", []):
+            troca = [
+                re.sub(r'^REPOSITORIO = ".*?"', f'REPOSITORIO = "{url}"', linha)
+                for linha in celula["source"]
+            ]
+            celula["source"] = troca
+    selo = _selo(url)
+    primeira = notebook["cells"][0]
+    primeira["source"] = com_selo("".join(primeira["source"]), selo).splitlines(keepends=True)
+    arquivo.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    leiame = raiz / "README.md"
+    leiame.write_text(com_selo(leiame.read_text(encoding="utf-8"), selo), encoding="utf-8")
+    print(f"REPOSITORIO = {url}. Para o Colab achar esta versão, publique a etiqueta {VERSAO}.")
+
+
+def _selo(url: str) -> str:
+    """O selo do Colab em Markdown; vazio se o endereço não é do GitHub, o único que ele abre."""
+    if not url.startswith("https://github.com/"):
+        return ""
+    caminho = url.removeprefix("https://github.com/")
+    colab = f"{COLAB}/github/{caminho}/blob/{VERSAO}/{NOTEBOOK.name}"
+    return f"[![Abrir no Colab]({COLAB}/assets/colab-badge.svg)]({colab})"
+
+
+def com_selo(texto: str, selo: str) -> str:
+    """O texto com o selo embaixo do título, no lugar do que houvesse."""
+    texto = re.sub(r"\n\n\[!\[Abrir no Colab\].*", "", texto)
+    titulo, _, resto = texto.partition("\n")
+    return f"{titulo}\n\n{selo}\n{resto}" if selo else f"{titulo}\n{resto}"
+
+
 def main() -> None:
+    if sys.argv[1:2] == ["endereco"]:
+        return endereco(*sys.argv[2:])
     if sys.argv[1:] == ["notebook"]:
         roda_notebook()
     medidas = json.loads(METRICAS.read_text(encoding="utf-8"))

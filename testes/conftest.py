@@ -1,4 +1,4 @@
-"""O que os testes compartilham: os dados, o notebook rodado inteiro e a comparação de resultados."""
+"""O que os testes compartilham: dados, o notebook rodado inteiro, a comparação de resultados."""
 
 import datetime
 import json
@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import filelock
+import pandas as pd
 import pytest
 import tensorflow_datasets as tfds
 from roda_notebook import FIM
@@ -75,7 +76,7 @@ def dados_reais(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def pronto(tmp_path_factory):
-    """MODELOS como a deixa uma execução do notebook em 300 fotos da amostra, que ninguém perturbou."""
+    """MODELOS como a deixa o notebook, rodado em 300 fotos da amostra sem ninguém o perturbar."""
     return _uma_vez(
         tmp_path_factory, "pronto", lambda pasta: roda(pasta, MAX_IMAGENS=300).check_returncode()
     )
@@ -126,6 +127,18 @@ def sessao():
         servidor.stdin.close()
 
 
+def termina(execucao):
+    """A mesma execução, que tem de ter chegado ao fim do notebook."""
+    assert execucao.returncode == 0, execucao.stdout[-3000:]
+    return execucao
+
+
+def frase(execucao):
+    """A frase com que a execução parou; ela não pode ter mostrado uma pilha de chamadas."""
+    assert execucao.returncode == 1 and "Traceback" not in execucao.stdout, execucao.stdout[-3000:]
+    return execucao.stdout.rstrip().rpartition("\n")[2].removeprefix("ERRO: ")
+
+
 def metricas(modelos):
     """O que está em metricas.json."""
     return json.loads((modelos / "metricas.json").read_text(encoding="utf-8"))
@@ -142,10 +155,11 @@ def resultados(modelos):
 def registra(record_property):
     """Anota uma linha da tabela de resistência, que aparece no fim dos testes."""
 
-    def anota(promessa, fotos, tentativas, sobreviveu, iguais, perdido):
-        """fotos: de cada execução. As três contagens, e o que se perdeu, são medidos no teste."""
-        linha = {"promessa": promessa, "fotos": fotos, "tentativas": tentativas}
-        linha |= {"sobreviveu": sobreviveu, "resultados_iguais": iguais, "perdido": perdido}
+    def anota(promessa, parametros, tentativas, sobreviveu, iguais, perdido):
+        """iguais: execuções que deram os resultados da não perturbada. Tudo é contado no teste."""
+        linha = {"promessa": promessa, "fotos": parametros.get("MAX_IMAGENS")}
+        linha |= {"tentativas": tentativas, "sobreviveu": sobreviveu}
+        linha |= {"resultados_iguais": iguais, "perdido": perdido}
         record_property("resistencia", linha)
 
     return anota
@@ -153,18 +167,13 @@ def registra(record_property):
 
 def pytest_terminal_summary(terminalreporter):
     """A tabela de resistência; com GRAVA_RESISTENCIA no ambiente, também em docs/."""
-    relatos = terminalreporter.getreports("passed")
-    linhas = [v for r in relatos if r.when == "call" for n, v in r.user_properties if n == "resistencia"]
+    passaram = [r for r in terminalreporter.getreports("passed") if r.when == "call"]
+    linhas = [valor for r in passaram for nome, valor in r.user_properties if nome == "resistencia"]
     if not linhas:
         return
     hoje = datetime.date.today().isoformat()
     terminalreporter.section(f"resistência: detector {detector.__version__}, {hoje}")
-    for linha in linhas:
-        iguais = f"{linha['resultados_iguais']} com os mesmos resultados"
-        terminalreporter.write_line(
-            f"{linha['promessa']} ({linha['fotos']} fotos): {linha['tentativas']} tentativas, "
-            f"{linha['sobreviveu']} sobreviveram, {iguais}; perdido: {linha['perdido']}"
-        )
+    terminalreporter.write_line(pd.DataFrame(linhas).to_string(index=False, na_rep="-"))
     if os.environ.get("GRAVA_RESISTENCIA"):
         tabela = {"data": hoje, "versao": detector.__version__, "linhas": linhas}
         texto = json.dumps(tabela, indent=1, ensure_ascii=False) + "\n"

@@ -30,26 +30,16 @@ def roda(programa, **ambiente):
     )
 
 
-def test_os_parametros_do_notebook_servem_como_vem():
-    detector.confere_parametros(parametros())
+def test_os_parametros_do_notebook_servem_como_vem_e_com_outros_valores():
+    outros = {"DATASET": pathlib.Path("minhas fotos"), "MOTOR": "keras", "MAX_IMAGENS": 20}
+    outros |= {"EXPORTAR": True, "EPOCAS_AJUSTE_FINO": 0, "SEMENTE": 0, "outro nome": object()}
+    detector.confere_parametros(parametros() | outros)
 
 
 def test_nenhum_parametro_do_notebook_deixa_de_ser_conferido():
     for nome in parametros().keys() - {"REPOSITORIO"}:
         with pytest.raises(detector.ErroClaro, match=nome):
             detector.confere_parametros({nome: object()})
-
-
-@pytest.mark.parametrize(
-    ("nome", "valor"),
-    [
-        *[("DATASET", pathlib.Path("minhas fotos")), ("FOTOS_FORA", None), ("MOTOR", "keras")],
-        *[("EXPORTAR", True), ("MAX_IMAGENS", 20), ("EPOCAS_AJUSTE_FINO", 0), ("SEMENTE", 0)],
-        *[("MODELOS", "~/açaí"), ("outro_nome", object()), ("EPOCAS", 10**6)],
-    ],
-)
-def test_o_que_serve_passa(nome, valor):
-    detector.confere_parametros({nome: valor})
 
 
 @pytest.mark.parametrize(
@@ -92,12 +82,12 @@ def test_o_que_foi_feito_para_outro_projeto_nao_muda_nada(tmp_path):
         "c = keras.config\n"
         "conv = keras.layers.Conv2D(2, 1)\n"
         "conv.build((None, 8, 8, 3))\n"
-        "print(c.backend(), c.dtype_policy().name, c.floatx(), c.epsilon(), c.image_data_format(),\n"
-        "      conv.kernel.shape, conv.kernel.dtype, matplotlib.rcParams['font.size'])\n",
+        "print(c.backend(), c.dtype_policy().name, c.floatx(), c.epsilon(), conv.kernel.shape,\n"
+        "      conv.kernel.dtype, matplotlib.rcParams['font.size'])\n",
         **{"KERAS_HOME": str(tmp_path), "MATPLOTLIBRC": str(tmp_path / "matplotlibrc")},
     )
     assert processo.returncode == 0 and processo.stderr == ""
-    esperado = "parou; tensorflow float32 float32 1e-07 channels_last (1, 1, 3, 2) float32 10.0\n"
+    esperado = "parou; tensorflow float32 float32 1e-07 (1, 1, 3, 2) float32 10.0\n"
     assert processo.stdout == esperado
 
 

@@ -17,7 +17,9 @@ N = 40
 @pytest.fixture(scope="module")
 def fotos(amostra):
     """N pares (foto preparada, número dela), na ordem."""
-    lidas = dados.le(amostra, f"train[:{N}]").map(lambda img, label: redimensiona_img(img, label)[0])
+    lidas = dados.le(amostra, f"train[:{N}]").map(
+        lambda img, label: redimensiona_img(img, label)[0]
+    )
     return tf.data.Dataset.zip(lidas, tf.data.Dataset.range(N)).cache()
 
 

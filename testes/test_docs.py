@@ -1,0 +1,89 @@
+"""Os textos dizem o que foi medido, e o que eles mandam fazer funciona."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+from conftest import NOTEBOOK, RAIZ
+
+sys.path.insert(0, str(RAIZ / "docs"))
+import gera
+
+
+@pytest.fixture
+def medidas():
+    return json.loads(gera.METRICAS.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("texto", gera.TEXTOS, ids=lambda caminho: caminho.name)
+def test_os_numeros_sao_os_da_execucao_gravada(texto, medidas):
+    """E trocar precisão e recall, ou a acurácia por outra, seria visto."""
+    escrito = texto.read_text(encoding="utf-8")
+    assert "<!-- numeros:" in escrito
+    assert gera.com_numeros(escrito, medidas) == escrito
+
+
+def test_uma_medida_trocada_por_outra_muda_o_readme(medidas):
+    escrito = (RAIZ / "README.md").read_text(encoding="utf-8")
+    assert medidas["precisao"] != medidas["recall"]
+    trocadas = medidas | {"precisao": medidas["recall"], "recall": medidas["precisao"]}
+    assert gera.com_numeros(escrito, trocadas) != escrito
+
+
+def test_as_metricas_gravadas_sao_as_das_saidas_do_notebook(medidas):
+    celulas = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
+    ditas = "".join(
+        "".join(saida.get("text", "")) for c in celulas for saida in c.get("outputs", [])
+    )
+    linha = (
+        "Teste ({n} fotos): acurácia {acuracia:.4f} · precisão {precisao:.4f} · recall {recall:.4f}"
+    )
+    assert linha.format(**medidas) in ditas
+    assert f"motor {medidas['motor']}, corte {medidas['corte']}" in ditas
+
+
+def test_o_readme_cabe_numa_leitura_e_os_caminhos_dele_existem():
+    readme = (RAIZ / "README.md").read_text(encoding="utf-8")
+    assert len(readme.splitlines()) <= 200
+    for texto in gera.TEXTOS:
+        for caminho in re.findall(r"\]\(([^)#:]+)\)", texto.read_text(encoding="utf-8")):
+            assert (texto.parent / caminho).exists(), f"{texto.name}: {caminho}"
+    for modulo in re.findall(r"`(?:detector/)?(\w+\.py)`", readme):
+        assert (RAIZ / "detector" / modulo).is_file(), modulo
+
+
+def test_os_parametros_do_readme_sao_os_do_notebook():
+    celulas = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
+    [fonte] = ["".join(c["source"]) for c in celulas if c["metadata"].get("tags")]
+    readme = (RAIZ / "README.md").read_text(encoding="utf-8")
+    tabela = readme.partition("## Parâmetros")[2].partition("\n## ")[0]
+    assert re.findall(r"^\| `(\w+)` \|", tabela, re.M) == re.findall(r"^(\w+) = ", fonte, re.M)
+
+
+def test_make_ajuda_conta_todos_os_alvos():
+    ajuda = subprocess.run(["make", "ajuda"], cwd=RAIZ, capture_output=True, text=True).stdout
+    makefile = (RAIZ / "Makefile").read_text(encoding="utf-8")
+    [alvos] = re.findall(r"^\.PHONY: (.*)", makefile, re.M)
+    assert sorted(re.findall(r"^make ([a-z-]+) +\S", ajuda, re.M)) == sorted(alvos.split())
+
+
+def test_o_endereco_entra_no_notebook_e_nos_selos_e_nao_se_repete(tmp_path):
+    """Até lá, nenhum selo leva a lugar nenhum."""
+    for nome in ("README.md", NOTEBOOK.name):
+        shutil.copy(RAIZ / nome, tmp_path)
+        assert "Abrir no Colab" not in (tmp_path / nome).read_text(encoding="utf-8")
+    for _ in range(2):
+        gera.endereco("git@github.com:ana/gatos.git", tmp_path)
+    for nome in ("README.md", NOTEBOOK.name):
+        texto = (tmp_path / nome).read_text(encoding="utf-8")
+        assert texto.count("Abrir no Colab") == 1
+        assert f"/github/ana/gatos/blob/{gera.VERSAO}/{NOTEBOOK.name}" in texto
+    assert r"REPOSITORIO = \"https://github.com/ana/gatos\"" in texto
+
+
+def test_um_endereco_que_nao_e_endereco_e_recusado(tmp_path):
+    with pytest.raises(SystemExit, match="não é um endereço"):
+        gera.endereco("", tmp_path)
