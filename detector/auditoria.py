@@ -4,7 +4,6 @@ from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
-from cleanlab.filter import find_label_issues
 
 from detector.semelhanca import unitarios
 
@@ -25,20 +24,6 @@ def discordancias(y: np.ndarray, p: np.ndarray) -> np.ndarray:
     y, p = np.asarray(y), np.asarray(p)
     quais = np.flatnonzero((p > 0.5) != (y == 1))
     return quais[np.argsort(-np.abs(p - y)[quais], kind="stable")]
-
-
-def provaveis_erros(y: np.ndarray, p: np.ndarray) -> np.ndarray:
-    """As `discordancias` que parecem erro do rótulo, e não do modelo, na mesma ordem.
-
-    Quem decide é o confident learning (Northcutt et al., arXiv:1911.00068), no cleanlab: ele
-    estima quantos rótulos de cada classe estão trocados e fica com os de maior margem.
-    """
-    y, p = np.asarray(y).astype(int), np.asarray(p, "float64")
-    duvidosas = discordancias(y, p)
-    if not len(duvidosas) or len(np.unique(y)) < 2:  # sem as duas classes não há o que estimar
-        return duvidosas[:0]
-    problema = find_label_issues(labels=y, pred_probs=np.column_stack([1 - p, p]), n_jobs=1)
-    return duvidosas[problema[duvidosas]]
 
 
 def copias(miniaturas: np.ndarray, vetores: np.ndarray) -> list[tuple[int, int]]:
@@ -104,10 +89,7 @@ def suspeitas(
     pares: de `copias`. longe: de `distantes`. O índice da tabela é a linha da foto no dataset.
     """
     y, arquivos = fotos["rotulo"].to_numpy(), fotos["arquivo"].tolist()
-    provaveis = provaveis_erros(y, p).tolist()
-    motivos = {i: ["rótulo e modelo discordam", "provavelmente rótulo errado"] for i in provaveis}
-    for i in discordancias(y, p).tolist():
-        motivos.setdefault(i, ["rótulo e modelo discordam"])
+    motivos = {i: ["rótulo e modelo discordam"] for i in discordancias(y, p).tolist()}
     for i, j in pares:
         motivos.setdefault(i, []).append(f"cópia de {arquivos[j]}")
         motivos.setdefault(j, []).append(f"cópia de {arquivos[i]}")

@@ -155,20 +155,26 @@ def resultados(modelos):
 def registra(record_property):
     """Anota uma linha da tabela de resistência, que aparece no fim dos testes."""
 
-    def anota(promessa, parametros, tentativas, sobreviveu, iguais, perdido):
-        """iguais: execuções que deram os resultados da não perturbada. Tudo é contado no teste."""
-        linha = {"promessa": promessa, "fotos": parametros.get("MAX_IMAGENS")}
-        linha |= {"tentativas": tentativas, "sobreviveu": sobreviveu}
-        linha |= {"resultados_iguais": iguais, "perdido": perdido}
-        record_property("resistencia", linha)
+    def anota(promessa, pastas, tentativas, sobreviveu, perdido):
+        """Anota e verifica que as duas pastas, a maltratada e a outra, têm os mesmos resultados.
+
+        tentativas e sobreviveu: contados pelo teste. perdido: o que ele mediu, ou None.
+        """
+        maltratada, outra = map(resultados, pastas)
+        fotos = sum(maltratada[f"n_{parte}"] for parte in ("treino", "validacao", "teste"))
+        linha = {"promessa": promessa, "fotos": fotos, "tentativas": tentativas}
+        linha |= {"sobreviveu": sobreviveu, "mesmos_resultados": maltratada == outra}
+        record_property("resistencia", linha | {"perdido": perdido})
+        assert maltratada == outra
 
     return anota
 
 
 def pytest_terminal_summary(terminalreporter):
     """A tabela de resistência; com GRAVA_RESISTENCIA no ambiente, também em docs/."""
-    passaram = [r for r in terminalreporter.getreports("passed") if r.when == "call"]
-    linhas = [valor for r in passaram for nome, valor in r.user_properties if nome == "resistencia"]
+    relatos = terminalreporter.getreports("passed") + terminalreporter.getreports("failed")
+    anotados = [item for r in relatos if r.when == "call" for item in r.user_properties]
+    linhas = [valor for nome, valor in anotados if nome == "resistencia"]
     if not linhas:
         return
     hoje = datetime.date.today().isoformat()

@@ -52,22 +52,16 @@ DISFARCES = {
 }
 
 
-def test_rotulos_trocados_encabecam_a_lista_e_sao_ditos_provaveis():
+def test_rotulos_trocados_encabecam_a_lista():
     y, p = previsoes(400)
     trocados = [13, 77, 140, 231, 306]
     p[trocados] = np.where(y[trocados] == 1, 0.99, 0.01)
     y[trocados] = 1 - y[trocados]
     lista = auditoria.suspeitas(tabela(y), CLASSES, p, [], [])
     assert set(lista.index[:5]) == set(trocados)
-    assert (lista["motivo"][:5].str.contains("provavelmente rótulo errado")).all()
     assert set(lista.index) == set(trocados) | set(range(0, 400, 50))  # e só quem discorda
     conviccao = np.abs(p - y)[auditoria.discordancias(y, p)]
     assert (np.diff(conviccao) <= 0).all()
-
-
-@pytest.mark.parametrize("y", [np.zeros(8, int), np.arange(8) % 2], ids=["uma classe", "as duas"])
-def test_poucas_fotos_nao_atrapalham(y):
-    assert set(auditoria.provaveis_erros(y, np.full(8, 0.6))) <= set(np.flatnonzero(y == 0))
 
 
 @pytest.mark.parametrize("disfarce", DISFARCES.values(), ids=DISFARCES.keys())
@@ -107,7 +101,7 @@ def test_a_tabela_junta_os_motivos_de_cada_foto_na_ordem_combinada():
         "7.jpg",
         "gato",
         0.9877,
-        "rótulo e modelo discordam; provavelmente rótulo errado; cópia de 9.jpg",
+        "rótulo e modelo discordam; cópia de 9.jpg",
     ]
     assert lista.loc[9, "motivo"] == "cópia de 7.jpg; não se parece com as outras"
 

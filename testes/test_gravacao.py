@@ -162,7 +162,7 @@ def test_limpar_so_apaga_o_que_a_ultima_execucao_nao_usou(tmp_path):
     for arquivo in (usado, sobra, interrompido, tmp_path / "minha.foto"):
         gravacao.guarda_arrays(arquivo, "certo", **ARRAYS)
         os.utime(arquivo, (1e9, 1e9))
-    (tmp_path / ".incompleto-8-y").write_bytes(b"de quem ainda está gravando")
+    (tmp_path / ".incompleto-8-y").write_text("de quem ainda grava")
     (tmp_path / "metricas.json").write_text(f'{{"inicio": {time.time() - 5}}}')
     gravacao.le_arrays(usado, "certo")
     antes, tamanho = set(tmp_path.iterdir()), sobra.stat().st_size + interrompido.stat().st_size

@@ -17,10 +17,9 @@ N = 40
 @pytest.fixture(scope="module")
 def fotos(amostra):
     """N pares (foto preparada, número dela), na ordem."""
-    lidas = dados.le(amostra, f"train[:{N}]").map(
-        lambda img, label: redimensiona_img(img, label)[0]
-    )
-    return tf.data.Dataset.zip(lidas, tf.data.Dataset.range(N)).cache()
+    lidas = dados.le(amostra, f"train[:{N}]").map(redimensiona_img)
+    numeradas = tf.data.Dataset.zip(lidas, tf.data.Dataset.range(N))
+    return numeradas.map(lambda foto, numero: (foto[0], numero)).cache()
 
 
 def pequena(faz=lambda x: x):
@@ -97,11 +96,14 @@ def test_qualquer_formato_de_rede_serve(motor, meio, corte, fotos, tmp_path):
     assert corte or np.array_equal(mapas, vetores)
 
 
-def test_redes_unidas_tambem(fotos, tmp_path):
-    unidas = backbones.cria("EfficientNetLite0+EfficientNetLite1")
-    roda = motores.monta("keras-float32", unidas, None, tmp_path, fotos)
-    _, vetores = saidas(roda, fotos.take(8))
-    assert vetores.shape == (8, 2560)
+def test_parar_no_meio_nao_derruba_o_python(fotos, tmp_path):
+    """Um Ctrl-C, ou um arquivo danificado, com fotos ainda dentro do motor."""
+    roda = motores.monta("openvino-f32", pequena(), None, tmp_path, fotos)
+    for quantas in range(N):
+        em_curso = roda(fotos)
+        vistas = [numero for _, (*_, numero) in zip(range(quantas), em_curso, strict=False)]
+        em_curso.close()
+        assert vistas == list(range(quantas))
 
 
 # A rede convertida fica guardada

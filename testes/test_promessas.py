@@ -6,6 +6,7 @@ As contagens que aparecem na tabela do fim são medidas aqui, nunca escritas à 
 import concurrent.futures
 import itertools
 import json
+import os
 import re
 import shutil
 import socket
@@ -18,7 +19,7 @@ import keras
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import RAIZ, SEM_REDE, frase, metricas, resultados, roda, termina
+from conftest import RAIZ, SEM_REDE, frase, metricas, roda, termina
 from PIL import Image
 
 import detector
@@ -30,19 +31,19 @@ TRES_PARTES = {"MAX_IMAGENS": 1010}
 # Onde matar, na ordem em que o notebook passa por lá: o meio de uma conta, tantos segundos depois
 # de a célula começar, ou o instante em que um arquivo, já escrito, vai entrar no lugar.
 MORTES = [
-    ("mata", "acha_corte(backbone)", 0.5),  # o motor
-    ("mata-gravando", "mapas-", 1),  # a extração
+    ("mata", "acha_corte(backbone)", 0.5),  # a extração: o motor, os dois arquivos de uma parte
+    ("mata-gravando", "mapas-", 1),
     ("mata-gravando", "vetores-", 2),
-    ("mata", "acha_corte(backbone)", 0.2),
     ("mata-gravando", "cabeca-", 3),  # a cabeça
-    ("mata", "ajustado.fit(", 1),  # o ajuste fino
+    ("mata", "ajustado.fit(", 0.5),  # o ajuste fino
     ("mata-gravando", "ajuste-", 2),
-    ("mata", "perdas = {}", 0.1),  # a avaliação: a mistura, o teste, a validação cruzada, a lição 2
-    ("mata", "modelo.save(", 0.1),
+    # a avaliação: a mistura, o teste, a validação cruzada, a lição 2
+    ("mata", "perdas = {}", 0.05),
     ("mata", "lido = keras.models.load_model", 0.2),
     ("mata-gravando", "validacao_cruzada-", 1),
     ("mata-gravando", "vetores-", 1),
-    ("mata-gravando", "detector_dogs_cats.keras", 1),  # a gravação
+    ("mata", "modelo.save(", 0.05),  # a gravação
+    ("mata-gravando", "detector_dogs_cats.keras", 1),
     ("mata-gravando", "metricas.json", 1),
 ]
 DANOS = {
@@ -52,12 +53,17 @@ DANOS = {
     "bytes ao acaso": lambda dados, acaso: acaso.bytes(len(dados)),
     "uma página HTML": lambda dados, acaso: b"<html>entre na rede do hotel</html>",
 }
+# Cada dano em todos os arquivos leva minutos: só quando se grava a tabela. Senão, um em cada um.
+VOLTAS = {"cada um dos danos": list(DANOS)}
+if os.environ.get("GRAVA_RESISTENCIA"):
+    VOLTAS = {dano: [dano] for dano in DANOS}
 INTERRUPCOES = {  # trecho da célula: segundos até o Ctrl-C
     "detector.prepara(SEMENTE)": 0.05,
     "doze = list(treino": 0.1,
     "backbone = detector.backbones.cria": 0.1,
     "lotes = treino.map": 0.2,
     "acha_corte(backbone)": 1,
+    "cabeca.fit(": 0.3,
     "ajustado.fit(": 0.5,
     "perdas = {}": 0.1,
     "modelo.save(": 0.1,
@@ -106,7 +112,7 @@ def epocas(modelos):
 
 def test_morto_a_qualquer_momento_continua_de_onde_parou(sessao, sem_perturbar, tmp_path, registra):
     """Dada uma execução morta em cada passo, a próxima continua; a última dá o mesmo resultado."""
-    perdidos, antes, epocas_antes = [], {}, {}
+    perdidos, refeitas, antes, epocas_antes = [], [], {}, {}
     for morte in MORTES:
         inicio = time.time()
         execucao = sessao(tmp_path, *morte, **TRES_PARTES)
@@ -114,25 +120,30 @@ def test_morto_a_qualquer_momento_continua_de_onde_parou(sessao, sem_perturbar, 
         ultimo = max((a.stat().st_mtime for a in tmp_path.glob("*.dados")), default=inicio)
         perdidos.append(time.time() - max(ultimo, inicio))
         agora, epocas_agora = guardados(tmp_path), epocas(tmp_path)
-        partes = antes.keys() - epocas_antes.keys()
-        assert all(agora[nome] == antes[nome] for nome in partes), "o que estava pronto foi refeito"
-        assert all(epocas_agora[nome] >= n for nome, n in epocas_antes.items()), "época perdida"
+        partes = sum(agora[nome] != antes[nome] for nome in antes.keys() - epocas_antes.keys())
+        refeitas.append(
+            partes + sum(max(n - epocas_agora[nome], 0) for nome, n in epocas_antes.items())
+        )
         antes, epocas_antes = agora, epocas_agora
     ultima = termina(sessao(tmp_path, **TRES_PARTES))
-    assert metricas(tmp_path)["imagens_extraidas"] == 0 and "não serve" not in ultima.stdout
-    assert resultados(tmp_path) == resultados(sem_perturbar(**TRES_PARTES))
-    assert len(perdidos) >= 12
+    registra(
+        "kill -9",
+        (tmp_path, sem_perturbar(**TRES_PARTES)),
+        len(perdidos),
+        refeitas.count(0),
+        f"{sum(refeitas)} partes ou épocas prontas; no máximo {max(perdidos):.1f} s de cada vez",
+    )
+    assert "não serve" not in ultima.stdout
+    assert not any(refeitas) and not metricas(tmp_path)["imagens_extraidas"]
     # Prometemos 10 s; o dobro, porque aqui outro teste pode estar usando metade da máquina.
-    assert max(perdidos) < 20, perdidos
-    mortes, perdido = len(perdidos), f"de cada vez, no máximo {max(perdidos):.1f} s"
-    registra("kill -9", TRES_PARTES, mortes, mortes, mortes, perdido)
+    assert len(perdidos) >= 12 and max(perdidos) < 20, perdidos
 
 
-def danifica(modelos, dano):
-    """Estraga todos os arquivos da pasta e diz quantos eram."""
+def danifica(modelos, danos):
+    """Estraga todos os arquivos da pasta, cada um com o próximo dos danos; diz quantos eram."""
     acaso = np.random.default_rng(5)
     arquivos = [a for a in sorted(modelos.rglob("*")) if a.is_file() and a.stat().st_size]
-    for arquivo in arquivos:
+    for arquivo, dano in zip(arquivos, itertools.cycle(danos)):
         arquivo.write_bytes(DANOS[dano](arquivo.read_bytes(), acaso))
     return len(arquivos)
 
@@ -146,14 +157,14 @@ def troca_os_nomes(modelos):
     return len(arquivos)
 
 
-@pytest.mark.parametrize("dano", [*DANOS, "o nome de outro"])
+@pytest.mark.parametrize("dano", [*VOLTAS, "o nome de outro"])
 def test_arquivos_danificados_sao_percebidos_ditos_e_refeitos(
     sessao, sem_perturbar, tmp_path, registra, dano
 ):
     """Dada uma pasta em que nada presta, nada é usado: nem para classificar, nem para continuar."""
     certo = sem_perturbar(**POUCAS)
     shutil.copytree(certo, tmp_path, dirs_exist_ok=True)
-    quantos = troca_os_nomes(tmp_path) if dano not in DANOS else danifica(tmp_path, dano)
+    quantos = danifica(tmp_path, VOLTAS[dano]) if dano in VOLTAS else troca_os_nomes(tmp_path)
     with pytest.raises(detector.ErroClaro, match="rode o notebook inteiro de novo"):
         detector.carrega_classificador(tmp_path)
     shutil.copy(certo / "detector_dogs_cats.keras", tmp_path)
@@ -161,15 +172,17 @@ def test_arquivos_danificados_sao_percebidos_ditos_e_refeitos(
         detector.carrega_classificador(tmp_path)
     usados = {nome for nome in guardados(tmp_path) if not nome.startswith("mapas-")}
     execucao = termina(sessao(tmp_path, **POUCAS))
-    assert usados == set(re.findall(r"(\S+) não serve", execucao.stdout))
-    assert resultados(tmp_path) == resultados(certo)
-    registra(f"arquivos com {dano}", POUCAS, quantos, quantos, 1, "nada; só o danificado é refeito")
+    ditos = usados & set(re.findall(r"(\S+) não serve", execucao.stdout))
+    extraidas = metricas(tmp_path)["imagens_extraidas"]
+    perdido = f"{extraidas} fotos extraídas de novo; {quantos} arquivos estragados"
+    registra(f"arquivos com {dano}", (tmp_path, certo), len(usados), len(ditos), perdido)
+    assert ditos == usados
 
 
 def test_o_terminal_nao_responde_com_um_modelo_danificado(sem_perturbar, tmp_path):
     """Dado um bit trocado no modelo, `python -m detector` não arrisca uma resposta: diz a frase."""
     shutil.copytree(sem_perturbar(**POUCAS), tmp_path, dirs_exist_ok=True)
-    danifica(tmp_path, "um bit trocado")
+    danifica(tmp_path, ["um bit trocado"])
     Image.new("RGB", (99, 99)).save(tmp_path / "foto.png")
     comando = [sys.executable, "-m", "detector", tmp_path / "foto.png", "--modelos", tmp_path]
     terminal = subprocess.run(comando, cwd=RAIZ, capture_output=True, text=True)
@@ -183,22 +196,24 @@ def test_disco_cheio_e_uma_frase_e_o_que_estava_gravado_continua_valendo(
     """Dado um disco que enche em três passos diferentes, cada execução aproveita a anterior."""
     certo, temporaria = sem_perturbar(**POUCAS), tempfile.gettempdir()
     passos = [  # o que já estava guardado, o maior arquivo que cabe, o que não coube
+        ("nada", 1_000_000, f"em {temporaria}"),  # a rede que o OpenVINO converte
         ("motor-*", 1_000_000, tmp_path / "mapas-"),
         ("cabeca-*", 15_000_000, tmp_path / "ajuste-"),
         ("ajuste-*", 14_000_000, f"em {temporaria}"),  # o modelo, ainda no rascunho
     ]
+    intactos = 0
     for ja_havia, limite, nao_coube in passos:
         for arquivo in certo.glob(ja_havia):
             shutil.copy(arquivo, tmp_path)
         antes = guardados(tmp_path)
         cheio = sessao(tmp_path, ambiente={"LIMITE_DE_ARQUIVO": str(limite)}, **POUCAS)
         assert frase(cheio).startswith(f"não consegui gravar {nao_coube}")
-        assert antes.items() <= guardados(tmp_path).items()
+        intactos += antes.items() <= guardados(tmp_path).items()
     execucao = termina(sessao(tmp_path, **POUCAS))
-    assert "não serve" not in execucao.stdout
-    assert resultados(tmp_path) == resultados(certo)
-    vezes = len(passos)
-    registra("disco cheio", POUCAS, vezes, vezes, vezes, "o passo que não coube")
+    extraidas = metricas(tmp_path)["imagens_extraidas"]
+    perdido = f"{extraidas} fotos extraídas de novo"
+    registra("disco cheio", (tmp_path, certo), len(passos), intactos, perdido)
+    assert intactos == len(passos) and "não serve" not in execucao.stdout
 
 
 def test_modelos_onde_nao_se_pode_gravar_e_dito_antes_de_qualquer_conta(sessao, tmp_path):
@@ -216,17 +231,17 @@ def test_duas_ao_mesmo_tempo_terminam_com_arquivos_que_combinam(
     with concurrent.futures.ThreadPoolExecutor() as duas:
         sementes = (42, 7)
         execucoes = [duas.submit(roda, tmp_path, SEMENTE=s, **POUCAS) for s in sementes]
-    for execucao in execucoes:
-        termina(execucao.result())
+    certas = sum(execucao.result().returncode == 0 for execucao in execucoes)
     medidas = metricas(tmp_path)
     detector.carrega_classificador(tmp_path)
     pesos = keras.models.load_model(tmp_path / "detector_dogs_cats.keras").get_weights()
     assert medidas["semente"] in sementes and medidas["modelo"] == digesto(pesos)
     assert medidas["suspeitas"] == len(pd.read_csv(tmp_path / "suspeitas.csv"))
     execucao = termina(sessao(tmp_path, **POUCAS))
-    assert "não serve" not in execucao.stdout and metricas(tmp_path)["imagens_extraidas"] == 0
-    assert resultados(tmp_path) == resultados(sem_perturbar(**POUCAS))
-    registra("duas ao mesmo tempo", POUCAS, 2, 2, 1, "nada")
+    extraidas = metricas(tmp_path)["imagens_extraidas"]
+    pastas, perdido = (tmp_path, sem_perturbar(**POUCAS)), f"{extraidas} fotos extraídas de novo"
+    registra("duas ao mesmo tempo", pastas, len(sementes), certas, perdido)
+    assert certas == 2 and "não serve" not in execucao.stdout and not extraidas
 
 
 def test_ctrl_c_numa_celula_e_a_celula_de_novo(sessao, sem_perturbar, tmp_path, registra):
@@ -234,9 +249,9 @@ def test_ctrl_c_numa_celula_e_a_celula_de_novo(sessao, sem_perturbar, tmp_path, 
     pedidos = [("interrompe", *quando) for quando in INTERRUPCOES.items()]
     execucao = termina(sessao(tmp_path, *itertools.chain(*pedidos), **POUCAS))
     paradas = len(re.findall(r"<interrompe em .*: parou>", execucao.stdout))
+    perdido = f"{paradas} células, rodadas de novo"
+    registra("Ctrl-C", (tmp_path, sem_perturbar(**POUCAS)), paradas, paradas, perdido)
     assert paradas >= 8, execucao.stdout
-    assert resultados(tmp_path) == resultados(sem_perturbar(**POUCAS))
-    registra("Ctrl-C", POUCAS, paradas, paradas, paradas, "a célula interrompida")
 
 
 def test_bibliotecas_configuradas_para_outro_projeto_nao_mudam_nada_e_ninguem_e_avisado(
@@ -253,13 +268,13 @@ def test_bibliotecas_configuradas_para_outro_projeto_nao_mudam_nada_e_ninguem_e_
         execucao = termina(roda(tmp_path / "modelos", ambiente=ambiente, **POUCAS))
         with pytest.raises(BlockingIOError):
             proxy.accept()
+    pastas = (tmp_path / "modelos", sem_perturbar(**POUCAS))
+    registra("keras.json e matplotlibrc de outro projeto", pastas, 1, 1, None)
     assert "<conexão" not in execucao.stdout
-    assert resultados(tmp_path / "modelos") == resultados(sem_perturbar(**POUCAS))
-    registra("keras.json e matplotlibrc de outro projeto", POUCAS, 1, 1, 1, "nada")
 
 
 @pytest.mark.parametrize("rede", ["que recusa", "que não responde"])
-def test_sem_rede_a_amostra_vem_em_seis_segundos(sessao, tmp_path, registra, rede):
+def test_sem_rede_a_amostra_vem_em_seis_segundos(sessao, tmp_path, rede):
     """Dada uma máquina sem rede e sem dados, a célula dos dados acaba logo, com o aviso."""
     with socket.create_server(("127.0.0.1", 0)) as mudo:
         proxy = f"http://127.0.0.1:{mudo.getsockname()[1]}"
@@ -269,4 +284,3 @@ def test_sem_rede_a_amostra_vem_em_seis_segundos(sessao, tmp_path, registra, red
     assert "<conexão" in execucao.stdout and "ESTA É A AMOSTRA EMBUTIDA" in execucao.stdout
     [segundos] = re.findall(r"<(\S+) s: builder = detector.dados.abre", execucao.stdout)
     assert float(segundos) < 6
-    registra(f"uma rede {rede}", {}, 1, 1, 0, f"{segundos} s até a amostra")

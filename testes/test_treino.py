@@ -1,7 +1,5 @@
 """Um treino interrompido termina igual, o que mudou recomeça, e ninguém avalia o que já viu."""
 
-import functools
-
 import keras
 import numpy as np
 import pytest
@@ -106,12 +104,6 @@ def test_depois_de_um_ctrl_c_basta_rodar_a_celula_de_novo(inteiro, tmp_path):
     assert ajusta(modelo, retoma) == [] and mesmos_pesos(modelo, inteiro[0])
 
 
-def test_treino_pronto_e_lido_sem_treinar(inteiro, tmp_path):
-    modelo, retoma, epocas = treina(tmp_path / "inteiro")
-    assert epocas == [] and retoma.historico == inteiro[1].historico
-    assert mesmos_pesos(modelo, inteiro[0])
-
-
 def test_fica_com_a_melhor_epoca_e_para_quando_ela_custa_a_vir(tmp_path):
     decora = keras.optimizers.Adam(0.1)
     modelo, retoma, _ = treina(tmp_path, modelo=cria(decora), epocas=50, paciencia=3)
@@ -131,25 +123,19 @@ def test_uma_epoca_que_diverge_nunca_e_a_melhor(tmp_path):
     assert retoma.melhor_epoca <= 3 and np.isfinite(modelo.get_weights()[0]).all()
 
 
-Adam = functools.partial(keras.optimizers.Adam, 0.01)
-MUDANCAS = {
-    "dados": lambda: {"depende_de": ["outras fotos"]},
-    "paciência de sempre, outra taxa": lambda: {"modelo": cria(Adam())},
-    "regularização": lambda: {"modelo": cria(l2=1e-2)},
-    "o que treina": lambda: {"modelo": cria(congelada=True)},
-    "Dropout": lambda: {"modelo": cria(metade=0.4)},
-    "pesos iniciais": lambda: {"modelo": cria(semente=2)},
-}
+@pytest.mark.parametrize(
+    "mudanca",
+    [{"l2": 1e-2}, {"congelada": True}, {"metade": 0.4}, {"semente": 2}, {"otimizador": "adam"}],
+)
+def test_outro_modelo_recomeca_e_o_de_antes_continua_guardado(inteiro, tmp_path, mudanca):
+    assert treina(tmp_path / "inteiro", modelo=cria(**mudanca), epocas=2)[2] == [0, 1]
+    assert treina(tmp_path / "inteiro", depende_de=["outras fotos"], epocas=1)[2] == [0]
+    modelo, retoma, epocas = treina(tmp_path / "inteiro")
+    assert epocas == [] and retoma.historico == inteiro[1].historico
+    assert mesmos_pesos(modelo, inteiro[0])
 
 
-@pytest.mark.parametrize("mudanca", MUDANCAS)
-def test_o_que_mudou_recomeca_e_o_de_antes_continua_guardado(inteiro, tmp_path, mudanca):
-    _, _, epocas = treina(tmp_path / "inteiro", **MUDANCAS[mudanca](), epocas=2)
-    assert epocas == [0, 1]
-    assert treina(tmp_path / "inteiro")[2] == []
-
-
-@pytest.mark.parametrize("estraga", [lambda b: b[:-9], lambda b: b"", lambda b: b[:700] + b[701:]])
+@pytest.mark.parametrize("estraga", [lambda b: b[:-9], lambda b: b[:700] + b[701:]])
 def test_arquivo_danificado_recomeca(inteiro, tmp_path, estraga, capsys):
     [arquivo] = (tmp_path / "inteiro").iterdir()
     arquivo.write_bytes(estraga(arquivo.read_bytes()))
@@ -163,8 +149,8 @@ def test_arquivo_danificado_recomeca(inteiro, tmp_path, estraga, capsys):
 
 @pytest.mark.parametrize("parte", [0, 0.5, 1])
 def test_a_mistura_vai_do_antes_ao_depois(parte):
-    modelo, outro = cria(semente=1), cria(semente=2)
-    antes, depois = modelo.get_weights(), outro.get_weights()
+    modelo = cria()
+    antes, depois = modelo.get_weights(), cria(semente=2).get_weights()
     treino.mistura(modelo, antes, depois, parte)
     for peso, a, d in zip(modelo.get_weights(), antes, depois, strict=True):
         np.testing.assert_allclose(peso, a + parte * (d - a), atol=1e-7)
@@ -204,10 +190,10 @@ def test_a_cabeca_do_keras_e_a_regressao_logistica_sao_a_mesma_conta(amostra, ba
     gemea = LogisticRegression(C=C, max_iter=5000, tol=1e-6).fit(vetores, rotulos)
     cabeca = keras.Sequential([keras.Input((vetores.shape[1],))])
     cabeca.add(layers.Dense(1, "sigmoid", kernel_regularizer=L2(regularizacao)))
-    ritmo = keras.optimizers.schedules.CosineDecay(0.02, 400)
+    ritmo = keras.optimizers.schedules.CosineDecay(0.02, 800)
     cabeca.compile(keras.optimizers.Adam(ritmo), loss="binary_crossentropy")
     todas = tf.data.Dataset.from_tensors((vetores, rotulos[:, np.newaxis]))
-    cabeca.fit(todas.repeat(400), verbose=0)  # cada passo, com todas as fotos
+    cabeca.fit(todas.repeat(800), verbose=0)  # cada passo, com todas as fotos
     p, p_gemea = cabeca.predict(vetores, verbose=0)[:, 0], gemea.predict_proba(vetores)[:, 1]
     assert np.mean((p > 0.5) == (p_gemea > 0.5)) >= 0.995
     assert np.abs(p - p_gemea).max() < 0.02
