@@ -6,7 +6,7 @@ só é carregada, e o TensorFlow com ela, quando alguém a usa pela primeira vez
 
 import importlib
 
-from detector.ambiente import carrega_tensorflow, confere_parametros, prepara
+from detector.ambiente import carrega_tensorflow, confere_parametros, falta_pacote, prepara
 from detector.erros import ErroClaro
 
 __version__ = "2.0.0"
@@ -33,4 +33,7 @@ def __getattr__(nome: str):
     if nome not in _SALAS:
         raise AttributeError(f"o pacote detector não tem {nome!r}")
     carrega_tensorflow()
-    return importlib.import_module(f"detector.{nome}")
+    try:
+        return importlib.import_module(f"detector.{nome}")
+    except ModuleNotFoundError as erro:
+        raise falta_pacote(erro) from erro

@@ -61,9 +61,14 @@ def carrega_tensorflow() -> None:
             importlib.import_module("tensorflow")
             importlib.import_module("keras")
     except ModuleNotFoundError as erro:
-        raise ErroClaro(
-            f"falta o pacote {erro.name}. No terminal: python -m pip install -r requirements.txt"
-        ) from erro
+        raise falta_pacote(erro) from erro
+
+
+def falta_pacote(erro: ModuleNotFoundError) -> ErroClaro:
+    """A frase que diz qual pacote falta e como instalá-lo."""
+    return ErroClaro(
+        f"falta o pacote {erro.name}. No terminal: python -m pip install -r requirements.txt"
+    )
 
 
 @contextlib.contextmanager

@@ -55,10 +55,10 @@ def _une(redes: list[keras.Model], nome: str) -> keras.Model:
     vetores = []
     for rede in redes:
         lado = rede.input_shape[1]  # bilinear: o OpenVINO não converte o bicúbico
-        entra = foto if lado == LADO else layers.Resizing(lado, lado, "bilinear")(foto)
+        entra = foto if lado == LADO else keras.ops.image.resize(foto, (lado, lado), "bilinear")
         vetores.append(rede(entra))
     juntos = layers.Concatenate()(vetores) if vetores[1:] else vetores[0]
-    return keras.Model(foto, juntos, name=nome)
+    return keras.Model(foto, juntos, name=nome.replace("+", "_"))
 
 
 def efficientnet_lite(nome: str, topo: bool = False) -> keras.Model:

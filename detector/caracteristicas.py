@@ -138,8 +138,11 @@ def extrai(
         prontas = {parte.inicio: parte.le() for parte in partes}
         faltam = [parte for parte in partes if prontas[parte.inicio] is None]
         pares = _pares(builder, faltam or partes[:1], preparo_)
-        if not faltam or (roda := motores.monta(nome, backbone, corte, pasta, pares)):
-            break
+        try:
+            if not faltam or (roda := motores.monta(nome, backbone, corte, pasta, pares)):
+                break
+        except tf.errors.OpError as erro:
+            raise _danificado(builder) from erro
     inicio = time.perf_counter()
     if faltam:
         prontas |= _calcula(roda(pares), faltam, builder)
@@ -203,12 +206,18 @@ def _calcula(
                 for _ in range(parte.inicio, parte.fim):
                     lidas.append(next(saidas))
                     barra.update()
+            except tf.errors.ResourceExhaustedError:  # falta memória; os dados estão bons
+                raise
             except (tf.errors.OpError, StopIteration) as erro:
-                raise ErroClaro(
-                    f"os arquivos de {builder.data_path} estão danificados ou incompletos. Apague "
-                    "essa pasta e rode de novo."
-                ) from erro
+                raise _danificado(builder) from erro
             mapas, vetores, miniaturas = map(np.stack, zip(*lidas, strict=True))
             parte.guarda(mapas, vetores, miniaturas)
             prontas[parte.inicio] = {"vetores": vetores, "miniaturas": miniaturas}
     return prontas
+
+
+def _danificado(builder: tfds.core.DatasetBuilder) -> ErroClaro:
+    return ErroClaro(
+        f"os arquivos de {builder.data_path} estão danificados ou incompletos. Apague essa pasta e "
+        "rode de novo."
+    )

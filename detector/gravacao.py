@@ -29,6 +29,7 @@ from detector.erros import ErroClaro, motivo
 
 SEM_ESPACO = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 EXPORTADOS = {"detector_dogs_cats.tflite", "detector_dogs_cats.onnx"}
+ESPERA = 60  # segundos que uma execução espera por outra que está publicando
 TAMANHO_SHA256 = 64  # letras do SHA-256 que vão na frente do npz
 
 
@@ -171,7 +172,7 @@ def publica(rascunho: pathlib.Path, pasta: pathlib.Path) -> None:
     arquivos = sorted(a for a in rascunho.rglob("*") if a.is_file())
     arquivos.sort(key=lambda a: a.name == "metricas.json")  # as métricas, só com tudo no lugar
     try:
-        with filelock.FileLock(pasta / ".trava", timeout=60):
+        with filelock.FileLock(pasta / ".trava", timeout=ESPERA):
             for exportado in EXPORTADOS - {arquivo.name for arquivo in arquivos}:
                 (pasta / exportado).unlink(missing_ok=True)
             for arquivo in arquivos:
@@ -190,8 +191,8 @@ def limpa(pasta: pathlib.Path) -> tuple[int, int]:
     Devolve quantos arquivos e quantos bytes saíram. Levanta ErroClaro se nenhuma execução terminou.
     """
     try:
-        inicio = json.loads((pasta / "metricas.json").read_text(encoding="utf-8"))["inicio"]
-    except (OSError, ValueError, KeyError) as erro:
+        inicio = json.loads((pasta / "metricas.json").read_text(encoding="utf-8"))["inicio"] + 0.0
+    except (OSError, ValueError, KeyError, TypeError) as erro:
         raise ErroClaro(
             f"em {pasta} não há uma execução completa; rode o notebook antes de limpar."
         ) from erro

@@ -76,9 +76,12 @@ def monta(
 def _no_keras(rede: keras.Model, motor: str) -> Roda:
     """O próprio Keras: float32 na CPU; na GPU, float16 com a política mista dele."""
     politica = "mixed_float16" if motor == "keras-float16" else "float32"
-    copia = keras.models.clone_model(
-        rede, clone_function=lambda c: c.from_config(c.get_config() | {"dtype": politica})
-    )
+
+    def com_a_politica(operacao):
+        dtype = {"dtype": politica} if isinstance(operacao, keras.Layer) else {}
+        return operacao.from_config(operacao.get_config() | dtype)
+
+    copia = keras.models.clone_model(rede, clone_function=com_a_politica, recursive=True)
     copia.set_weights(rede.get_weights())
 
     @tf.function(input_signature=[tf.TensorSpec((None, LADO, LADO, 3))])
@@ -116,8 +119,9 @@ def _no_openvino(
     def converte():
         with tempfile.TemporaryDirectory() as temporaria:
             # por um arquivo, porque direto da memória o OpenVINO não converte no Python 3.13
-            tf.io.write_graph(_grafo(rede), temporaria, "rede.pb", as_text=False)
-            convertida = ov.convert_model(f"{temporaria}/rede.pb")
+            grafo = pathlib.Path(temporaria, "rede.pb")
+            grafo.write_bytes(_grafo(rede).SerializeToString())
+            convertida = ov.convert_model(grafo)
             ov.save_model(convertida, f"{temporaria}/rede.xml", compress_to_fp16=False)
             xml, pesos = (
                 np.fromfile(f"{temporaria}/rede.{tipo}", "uint8") for tipo in ("xml", "bin")
@@ -156,12 +160,14 @@ def _em_fila(ov, compilada) -> Roda:
         fila.set_callback(guarda)
         em_lotes = fotos.batch(16).prefetch(2).as_numpy_iterator()  # de 1 em 1 custa mais
         pares = itertools.chain.from_iterable(zip(*lote, strict=True) for lote in em_lotes)
-        for i, (foto, outra) in enumerate(pares):
-            fila.start_async(foto[np.newaxis], (i, outra))
-            while proxima in prontas:
-                yield prontas.pop(proxima)
-                proxima += 1
-        fila.wait_all()
+        try:
+            for i, (foto, outra) in enumerate(pares):
+                fila.start_async(foto[np.newaxis], (i, outra))
+                while proxima in prontas:
+                    yield prontas.pop(proxima)
+                    proxima += 1
+        finally:  # também num Ctrl-C: destruir a fila com pedidos em andamento derruba o Python
+            fila.wait_all()
         yield from (prontas[i] for i in sorted(prontas))
 
     return roda

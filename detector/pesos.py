@@ -73,7 +73,8 @@ def le_pth(arquivo: io.BufferedIOBase) -> dict[str, np.ndarray]:
 
     O formato é uma fila de pickles (três de cabeçalho, os tensores, a ordem dos blocos de dados)
     e depois os blocos, cada um com o seu tamanho na frente. Levanta pickle.UnpicklingError se o
-    arquivo pede algo que não é um tensor, e ValueError se os tamanhos não batem.
+    arquivo pede algo que não é um tensor, e ValueError se os tamanhos não batem; diante de bytes
+    danificados, o pickle pode levantar outras exceções. Só use com um arquivo de SHA-256 conhecido.
     """
     _, _, _, tensores, ordem = (_LeitorDeTensores(arquivo).load() for _ in range(5))
     tipos = {chave: (tipo, quantos) for (chave, tipo, quantos), *_ in tensores.values()}

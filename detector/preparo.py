@@ -25,7 +25,7 @@ def redimensiona_img(img: tf.Tensor, label: tf.Tensor) -> tuple[tf.Tensor, tf.Te
 
     img: (altura, largura, 3), em 0–255. label: 0 (gato) ou 1 (cachorro).
     Devolve a imagem float32 (224, 224, 3), em [0, 1], e o rótulo float32.
-    Levanta ValueError se `img` não tem três eixos e três canais.
+    Recusa, com ValueError ou InvalidArgumentError, o que não tem três eixos e três canais.
     """
     img = tf.image.resize(img, (LADO, LADO), "bicubic") / 255
     img = tf.clip_by_value(img, 0, 1)  # o bicúbico passa um pouco do preto e do branco

@@ -50,7 +50,9 @@ class Retoma(keras.callbacks.Callback):
         self._melhor = modelo.get_weights()
         self._variaveis = [*modelo.variables, *modelo.optimizer.variables]
         self._estado = self._valores()
-        receita = [_camadas(modelo), modelo.get_compile_config(), digesto(modelo.get_weights())]
+        compilado = modelo.get_compile_config()
+        compilado["optimizer"]["config"].pop("name", None)  # "adam_1": o Keras numera como quer
+        receita = [_camadas(modelo), compilado, digesto(modelo.get_weights())]
         versoes = [keras.__version__, tf.__version__, *fontes(sys.modules[__name__])]
         self._digest = digesto(nome, receita, depende_de, versoes)
         self._arquivo = pasta / f"{nome}-{self._digest}.dados"
@@ -99,7 +101,7 @@ class Retoma(keras.callbacks.Callback):
 
 def _melhor_epoca(historico: list[dict[str, float]]) -> int:
     perdas = [epoca["val_log_loss"] for epoca in historico]
-    return int(np.argmin(perdas)) + 1 if perdas else 0
+    return int(np.argmin(np.nan_to_num(perdas, nan=np.inf))) + 1 if perdas else 0
 
 
 def _camadas(modelo: keras.Model) -> list:

@@ -57,6 +57,24 @@ def resultado(m: dict) -> list[str]:
     ]
 
 
+def vinte_mil(_: dict) -> list[str]:
+    """A mesma tabela, com as 20.000 fotos pequenas de docs/metricas_20000.json."""
+    m = json.loads(METRICAS.with_name("metricas_20000.json").read_text(encoding="utf-8"))
+    return [
+        f"| **20.000 fotos pequenas** (treino: {m['n_treino']}) | fotos | acurácia (intervalo de "
+        "95 %) | precisão | recall | log loss |",
+        "| --- | --- | --- | --- | --- | --- |",
+        _linha("**teste**, modelo entregue", m),
+        _linha("validação, antes do fine-tuning", m["validacao_congelado"]),
+        _linha("validação, depois (ajudou a escolher)", m["validacao"]),
+        _linha("validação cruzada, antes do fine-tuning", m["validacao_cruzada"]),
+        "",
+        f"Recusados: {m['recusadas_teste']} dos {m['n_teste']} gatos e cachorros do teste. A "
+        f"execução inteira levou {num(m['segundos_total'], 0)} s, e a memória chegou a "
+        f"{num(m['pico_mb'] / 1000, 1)} GB.",
+    ]
+
+
 def tempo(m: dict) -> list[str]:
     """Quanto demora, no README."""
     n = m["n_treino"] + m["n_validacao"] + m["n_teste"]

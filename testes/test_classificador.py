@@ -36,7 +36,7 @@ def entrega(pasta, modelo=None, preparo=redimensiona_img):
     modelo, pasta = modelo or faz_modelo(), pathlib.Path(pasta)
     pasta.mkdir(exist_ok=True)
     modelo.save(pasta / MODELO)
-    vetores = np.eye(3)[[0] * 9 + [1] * 9] * 5
+    vetores = np.eye(3)[[0] * 25 + [1] * 25] * 5
     classificador.guarda(pasta, modelo, vetores, 0.8, ["gato", "cachorro"], preparo)
     return pasta
 
