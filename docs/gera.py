@@ -2,6 +2,7 @@
 
     python docs/gera.py notebook   roda o notebook; refaz as saídas dele, imagens/ e metricas.json
     python docs/gera.py            só reescreve os números dos textos, a partir de metricas.json
+    python docs/gera.py mede ARQUIVO   roda o notebook sem mudá-lo e grava o que ele mediu
     python docs/gera.py endereco URL   escreve o endereço no notebook, e os selos do Colab
 
 Cada bloco entre `<!-- numeros: NOME -->` e `<!-- /numeros -->` é escrito por uma função daqui.
@@ -10,6 +11,7 @@ Cada bloco entre `<!-- numeros: NOME -->` e `<!-- /numeros -->` é escrito por u
 import json
 import pathlib
 import re
+import resource
 import shutil
 import sys
 import tempfile
@@ -80,8 +82,8 @@ def tempo(m: dict) -> list[str]:
     n = m["n_treino"] + m["n_validacao"] + m["n_teste"]
     return [
         f"Nessa execução, com {n} fotos: {num(m['segundos_ate_metrica'], 0)} s até a primeira "
-        f"acurácia, {num(m['segundos_total'], 0)} s até a última célula. O motor foi o "
-        f"`{m['motor']}`.",
+        f"acurácia, {num(m['segundos_total'], 0)} s até a última célula, e no máximo "
+        f"{num(m['pico_mb'] / 1000, 1)} GB de memória. O motor foi o `{m['motor']}`.",
     ]
 
 
@@ -128,22 +130,14 @@ def com_numeros(texto: str, medidas: dict) -> str:
 
 
 def roda_notebook() -> None:
-    """Roda o notebook numa pasta de modelos vazia e grava nele as saídas, como o Jupyter faria."""
+    """Roda o notebook e grava nele as saídas, como o Jupyter faria; refaz imagens/ e as medidas."""
     import nbformat
-    from nbclient import NotebookClient
 
     notebook = nbformat.read(NOTEBOOK, 4)
     with tempfile.TemporaryDirectory() as modelos:
-        [parametros] = [c for c in notebook.cells if "parameters" in c.metadata.get("tags", [])]
-        original = parametros.source
-        parametros.source += f"\nMODELOS = {modelos!r}"
-        NotebookClient(notebook, timeout=None, resources={"metadata": {"path": RAIZ}}).execute()
-        parametros.source = original
+        _executa(notebook, pathlib.Path(modelos), METRICAS)
         for figura in pathlib.Path(modelos, "figuras").glob("*.png"):
             shutil.copy(figura, RAIZ / "imagens")
-        medidas = json.loads(pathlib.Path(modelos, "metricas.json").read_text(encoding="utf-8"))
-        medidas |= _espaco(pathlib.Path(modelos), medidas)
-        METRICAS.write_text(json.dumps(medidas, indent=1, ensure_ascii=False) + "\n", "utf-8")
     for celula in notebook.cells:
         celula.metadata.pop("execution", None)
         if celula.cell_type == "code":
@@ -153,6 +147,29 @@ def roda_notebook() -> None:
         "language_info": {"name": "python"},
     }
     nbformat.write(notebook, NOTEBOOK)
+
+
+def mede(arquivo: str) -> None:
+    """Roda o notebook, sem mudar nada nele, e grava em `arquivo` o que ele mediu."""
+    import nbformat
+
+    with tempfile.TemporaryDirectory() as modelos:
+        _executa(nbformat.read(NOTEBOOK, 4), pathlib.Path(modelos), pathlib.Path(arquivo))
+
+
+def _executa(notebook, modelos: pathlib.Path, arquivo: pathlib.Path) -> None:
+    """Roda as células, com MODELOS numa pasta vazia, e grava as medidas, a memória e o espaço."""
+    from nbclient import NotebookClient
+
+    [parametros] = [c for c in notebook.cells if "parameters" in c.metadata.get("tags", [])]
+    original = parametros.source
+    parametros.source += f"\nMODELOS = {str(modelos)!r}"
+    NotebookClient(notebook, timeout=None, resources={"metadata": {"path": RAIZ}}).execute()
+    parametros.source = original
+    medidas = json.loads((modelos / "metricas.json").read_text(encoding="utf-8"))
+    medidas |= _espaco(modelos, medidas)
+    medidas["pico_mb"] = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1000
+    arquivo.write_text(json.dumps(medidas, indent=1, ensure_ascii=False) + "\n", "utf-8")
 
 
 def _espaco(modelos: pathlib.Path, medidas: dict) -> dict[str, float]:
@@ -229,6 +246,8 @@ def com_selo(texto: str, selo: str) -> str:
 def main() -> None:
     if sys.argv[1:2] == ["endereco"]:
         return endereco(*sys.argv[2:])
+    if sys.argv[1:2] == ["mede"]:
+        return mede(*sys.argv[2:])
     if sys.argv[1:] == ["notebook"]:
         roda_notebook()
     medidas = json.loads(METRICAS.read_text(encoding="utf-8"))

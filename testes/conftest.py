@@ -170,6 +170,12 @@ def registra(record_property):
     return anota
 
 
+def pytest_collection_modifyitems(items):
+    """Os arquivos demorados começam primeiro, para os curtos rodarem ao lado deles."""
+    demorados = ["test_promessas.py", "test_notebook.py"]
+    items.sort(key=lambda item: item.path.name not in demorados)
+
+
 def pytest_terminal_summary(terminalreporter):
     """A tabela de resistência; com GRAVA_RESISTENCIA no ambiente, também em docs/."""
     relatos = terminalreporter.getreports("passed") + terminalreporter.getreports("failed")
