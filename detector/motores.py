@@ -5,6 +5,7 @@ float32 (224, 224, 3) em [0, 1], e gera na mesma ordem (mapa que entra no topo, 
 Onde não há corte, o mapa é o próprio vetor.
 """
 
+import collections
 import itertools
 import pathlib
 import sys
@@ -114,7 +115,7 @@ def _no_openvino(
     def compila(xml, pesos):
         opcoes = {"PERFORMANCE_HINT": "THROUGHPUT", "INFERENCE_PRECISION_HINT": motor[9:]}
         lida = ov.Core().read_model(xml.tobytes(), ov.Tensor(pesos))
-        return _em_fila(ov, ov.Core().compile_model(lida, "CPU", opcoes))
+        return _em_fila(ov.Core().compile_model(lida, "CPU", opcoes))
 
     def converte():
         with tempfile.TemporaryDirectory() as temporaria:
@@ -143,34 +144,41 @@ def _grafo(rede: keras.Model) -> tf.compat.v1.GraphDef:
     return convert_variables_to_constants_v2(uma.get_concrete_function()).graph.as_graph_def()
 
 
-def _em_fila(ov, compilada) -> Roda:
-    """Função que mantém vários pedidos em andamento e devolve as respostas em ordem."""
+def _em_fila(compilada) -> Roda:
+    """Função que mantém vários pedidos em andamento e devolve as respostas em ordem.
+
+    Sem a AsyncInferQueue, cujo callback em Python às vezes trava o processo ao ser destruída.
+    """
+    quantos = compilada.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS") + 1
 
     def roda(fotos):
-        prontas, fila, proxima = {}, ov.AsyncInferQueue(compilada), 0
-
-        def guarda(pedido, identidade):
-            i, outra = identidade
-            mapa, vetor = (
-                pedido.get_output_tensor(0),
-                pedido.get_output_tensor(len(pedido.results) - 1),
-            )
-            prontas[i] = (mapa.data[0].copy(), vetor.data[0].copy(), outra)
-
-        fila.set_callback(guarda)
+        livres = [compilada.create_infer_request() for _ in range(quantos)]
+        em_curso = collections.deque()  # (pedido, outra coisa), o mais antigo primeiro
         em_lotes = fotos.batch(16).prefetch(2).as_numpy_iterator()  # de 1 em 1 custa mais
         pares = itertools.chain.from_iterable(zip(*lote, strict=True) for lote in em_lotes)
         try:
-            for i, (foto, outra) in enumerate(pares):
-                fila.start_async(foto[np.newaxis], (i, outra))
-                while proxima in prontas:
-                    yield prontas.pop(proxima)
-                    proxima += 1
-        finally:  # também num Ctrl-C: destruir a fila com pedidos em andamento derruba o Python
-            fila.wait_all()
-        yield from (prontas[i] for i in sorted(prontas))
+            for foto, outra in pares:
+                if not livres:
+                    pedido, resposta = _espera(*em_curso.popleft())
+                    livres.append(pedido)
+                    yield resposta
+                pedido = livres.pop()
+                pedido.start_async([foto[np.newaxis]])
+                em_curso.append((pedido, outra))
+            while em_curso:
+                yield _espera(*em_curso.popleft())[1]
+        finally:  # também num Ctrl-C: destruir um pedido em andamento derruba o Python
+            for pedido, _ in em_curso:
+                pedido.wait()
 
     return roda
+
+
+def _espera(pedido, outra: np.ndarray):
+    """O pedido, livre de novo, e (mapa, vetor, outra coisa) da foto dele."""
+    pedido.wait()
+    mapa, vetor = pedido.get_output_tensor(0), pedido.get_output_tensor(len(pedido.results) - 1)
+    return pedido, (mapa.data[0].copy(), vetor.data[0].copy(), outra)
 
 
 def _compara(certo: Roda, motor: Roda, fotos: tf.data.Dataset) -> None:

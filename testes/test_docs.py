@@ -55,6 +55,23 @@ def test_o_readme_cabe_numa_leitura_e_os_caminhos_dele_existem():
         assert (RAIZ / "detector" / modulo).is_file(), modulo
 
 
+def test_cada_sala_so_importa_as_de_niveis_mais_baixos():
+    """E todas estão na tabela: a página diz como as peças se encaixam de verdade."""
+    pagina = (RAIZ / "docs/como_funciona.md").read_text(encoding="utf-8")
+    linhas = re.findall(r"^\| (\d) \| (`.*`) \|$", pagina, re.M)
+    nivel = {sala: int(n) for n, salas in linhas for sala in re.findall(r"`(\w+)`", salas)}
+    arquivos = {a.stem: a for a in (RAIZ / "detector").glob("*.py") if a.stem != "__init__"}
+    assert nivel.keys() == arquivos.keys()
+    for sala, arquivo in arquivos.items():
+        texto = arquivo.read_text(encoding="utf-8")
+        usadas = re.findall(r"^ *from detector\.(\w+) import", texto, re.M)
+        usadas += re.split(
+            r"\W+", " ".join(re.findall(r"^ *from detector import (.*)", texto, re.M))
+        )
+        for usada in nivel.keys() & set(usadas):
+            assert nivel[usada] < nivel[sala], f"{sala} importa {usada}"
+
+
 def test_os_parametros_do_readme_sao_os_do_notebook():
     celulas = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
     [fonte] = ["".join(c["source"]) for c in celulas if c["metadata"].get("tags")]
