@@ -41,15 +41,21 @@ def _linha(nome: str, m: dict) -> str:
     return f"| {nome} | {m['n']} | {acuracia} | {outras} |"
 
 
+def _linhas(m: dict) -> list[str]:
+    return [
+        _linha("**teste**, modelo entregue", m),
+        _linha("validação, antes do fine-tuning", m["validacao_congelado"]),
+        _linha("validação, depois (ajudou a escolher)", m["validacao"]),
+        _linha("validação cruzada, antes do fine-tuning", m["validacao_cruzada"]),
+    ]
+
+
 def resultado(m: dict) -> list[str]:
     """A tabela do começo do README."""
     return [
         "| | fotos | acurácia (intervalo de 95 %) | precisão | recall | log loss |",
         "| --- | --- | --- | --- | --- | --- |",
-        _linha("**teste**, modelo entregue", m),
-        _linha("validação, antes do fine-tuning", m["validacao_congelado"]),
-        _linha("validação, depois (ajudou a escolher)", m["validacao"]),
-        _linha("validação cruzada, antes do fine-tuning", m["validacao_cruzada"]),
+        *_linhas(m),
         "",
         f"Quem diz sempre a classe mais comum do treino acerta {num(m['linha_de_base'])} no "
         f"teste. O fine-tuning foi {m['ajuste_fino']}, com {num(100 * m['parte_nova'], 0)} % de "
@@ -66,10 +72,7 @@ def vinte_mil(_: dict) -> list[str]:
         f"| **20.000 fotos pequenas** (treino: {m['n_treino']}) | fotos | acurácia (intervalo de "
         "95 %) | precisão | recall | log loss |",
         "| --- | --- | --- | --- | --- | --- |",
-        _linha("**teste**, modelo entregue", m),
-        _linha("validação, antes do fine-tuning", m["validacao_congelado"]),
-        _linha("validação, depois (ajudou a escolher)", m["validacao"]),
-        _linha("validação cruzada, antes do fine-tuning", m["validacao_cruzada"]),
+        *_linhas(m),
         "",
         f"Recusados: {m['recusadas_teste']} dos {m['n_teste']} gatos e cachorros do teste. A "
         f"execução inteira levou {num(m['segundos_total'], 0)} s, e a memória chegou a "
