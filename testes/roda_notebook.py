@@ -62,6 +62,7 @@ def vigia(mortes: list[tuple[str, float]]) -> None:
 
 def roda(parametros: dict, opcoes: list[str]) -> None:
     """O notebook inteiro, num kernel novo; SystemExit na primeira célula que falha."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # quem roda em segundo plano o ignora
     acoes = list(zip(opcoes[::3], opcoes[1::3], map(float, opcoes[2::3]), strict=True))
     vigia([(trecho, vez) for acao, trecho, vez in acoes if acao == "mata-gravando"])
     if limite := os.environ.get("LIMITE_DE_ARQUIVO"):
