@@ -22,6 +22,7 @@ _SALAS = {
     *("gravacao", "metricas", "preparo", "semelhanca"),
     *("backbones", "copia", "figuras", "fotos", "leitura", "motores", "pesos", "rede"),
     *("auditoria", "caracteristicas", "classificador", "dados", "exporta", "treino"),
+    *("muitas", "trabalhador"),
 }
 _ATALHOS = {"carrega_classificador": "classificador", "redimensiona_img": "preparo"}
 

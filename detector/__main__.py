@@ -1,6 +1,8 @@
-"""Classificar fotos pelo terminal: `python -m detector foto.jpg`."""
+"""Pelo terminal: classificar (`python -m detector foto.jpg`) ou extrair (`… extrai`)."""
 
 import argparse
+import contextlib
+import functools
 import os
 import pathlib
 import sys
@@ -15,8 +17,17 @@ exemplos:
   python -m detector rex.jpg                    uma foto
   python -m detector fotos/ --csv tabela.csv    uma pasta inteira, numa tabela
   python -m detector --limpa                    libera espaço em modelos/
+  python -m detector extrai --help              passa as fotos pela rede, em várias máquinas
 
 Devolve 0 se leu todas as fotos, 1 se alguma não pôde ser lida, 2 se não havia o que fazer."""
+
+FIM_EXTRAI = """\
+Deixa na PASTA o que o notebook, com os mesmos parâmetros, calcularia; ele acha tudo pronto.
+
+exemplos:
+  python -m detector extrai                                      nesta máquina
+  python -m detector extrai --ray local --threads 1              um processo por núcleo
+  python -m detector extrai --ray 10.0.0.5:6379 --data-dir /rede/tfds --modelos /rede/modelos"""
 
 
 class _Formato(argparse.RawDescriptionHelpFormatter):
@@ -31,7 +42,7 @@ class _Argumentos(argparse.ArgumentParser):
 
     def error(self, message: str) -> None:
         dito = " ".join(sys.argv[1:])
-        raise ErroClaro(f"não entendi `{dito}`; veja como se usa com `python -m detector --help`.")
+        raise ErroClaro(f"não entendi `{dito}`; veja como se usa com `{self.prog} --help`.")
 
 
 def _argumentos() -> _Argumentos:
@@ -66,9 +77,36 @@ def _argumentos() -> _Argumentos:
     return argumentos
 
 
+def _argumentos_extrai() -> _Argumentos:
+    argumentos = _Argumentos(
+        prog="python -m detector extrai",
+        description="Passa cada foto pela parte congelada da rede, em uma ou em muitas máquinas.",
+        epilog=FIM_EXTRAI,
+        formatter_class=_Formato,
+        add_help=False,
+    )
+    grupo = argumentos.add_argument_group("o que você pode dizer, como no notebook")
+    grupo.add_argument("--dataset", default="cats_vs_dogs", metavar="NOME_OU_PASTA")
+    grupo.add_argument("--data-dir", metavar="PASTA", help="onde o TFDS guarda os dados")
+    grupo.add_argument("--arquivo-zip", metavar="ZIP")
+    grupo.add_argument("--modelos", default="modelos", metavar="PASTA", help="padrão: modelos")
+    grupo.add_argument("--backbone", default="EfficientNetLite0", metavar="REDE")
+    grupo.add_argument("--motor", default="auto", help="auto, keras ou openvino")
+    grupo.add_argument("--max-imagens", type=int, metavar="N", help="só as N primeiras fotos")
+    grupo = argumentos.add_argument_group("e mais")
+    grupo.add_argument("--ray", metavar="ENDERECO", help="local, auto ou HOST:PORTA; sem ele, aqui")
+    grupo.add_argument(
+        "--threads", type=int, default=1, metavar="N", help="de cada processo do Ray (padrão: 1)"
+    )
+    grupo.add_argument("-h", "--help", action="help", help="mostra esta ajuda e sai")
+    return argumentos
+
+
 def principal() -> int:
     """Faz o que o terminal pediu e devolve o código de saída."""
     sys.stdout.reconfigure(errors="replace")  # há nomes de arquivo que nenhum terminal mostra
+    if sys.argv[1:2] == ["extrai"]:
+        return _extrai(_argumentos_extrai().parse_args(sys.argv[2:]))
     pedido = _argumentos().parse_args()
     if pedido.limpa:
         quantos, tamanho = limpa(pathlib.Path(os.path.expanduser(pedido.modelos)))
@@ -89,6 +127,29 @@ def _classifica(fotos: list[pathlib.Path], modelos: str, csv: str | None) -> int
         tabela_csv = tabela.to_csv(index=False).encode(errors="replace")
         grava(pathlib.Path(os.path.expanduser(csv)), tabela_csv)
     return int((tabela["erro"] != "").any())
+
+
+def _extrai(pedido: argparse.Namespace) -> int:
+    """Deixa em MODELOS as características de cada foto, como a célula do notebook deixaria."""
+    parametros = {nome.upper(): valor for nome, valor in vars(pedido).items()}
+    detector.confere_parametros(parametros)
+    detector.prepara(0)
+    with contextlib.ExitStack() as no_fim:
+        extrai = detector.caracteristicas.extrai
+        if pedido.ray:
+            ray = no_fim.enter_context(detector.muitas.liga(pedido.ray, pedido.threads))
+            extrai = functools.partial(detector.muitas.extrai, ray, pedido.threads)
+        pasta = detector.gravacao.abre_pasta(pedido.modelos)
+        builder = detector.dados.abre(pedido.dataset, pedido.data_dir, pedido.arquivo_zip)
+        fotos = detector.dados.lista(builder, pedido.max_imagens)
+        backbone = detector.backbones.cria(pedido.backbone)
+        corte = detector.backbones.acha_corte(backbone)
+        extracao = extrai(
+            builder, fotos, detector.redimensiona_img, backbone, corte, pedido.motor, pasta
+        )
+    print(f"motor {extracao.motor}, corte {corte}: {len(fotos)} fotos")
+    print(f"extraídas agora: {extracao.extraidas} fotos, em {extracao.segundos:.1f} s")
+    return 0
 
 
 if __name__ == "__main__":

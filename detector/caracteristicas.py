@@ -9,7 +9,7 @@ import inspect
 import pathlib
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import keras
 import numpy as np
@@ -124,28 +124,36 @@ def extrai(
     corte: str | None,
     motor: str,
     pasta: pathlib.Path,
+    espalha: Callable[[str, list["Parte"]], None] | None = None,
 ) -> Caracteristicas:
     """Passa cada foto pela parte congelada da rede, lendo de `pasta` o que já foi feito.
 
     fotos: as primeiras linhas de `leitura.lista`. preparo_: a função que prepara cada uma, como
     `redimensiona_img`; mudou a função, nada do que está guardado serve. corte: a operação do
-    backbone cujo resultado entra no topo, ou None. Levanta ErroClaro se os dados estão danificados.
+    backbone cujo resultado entra no topo, ou None. espalha: quem deixa em `pasta` as partes que
+    faltam, feitas no motor que recebe; None é este processo. Levanta ErroClaro se os dados estão
+    danificados.
     """
-    base = [_receita(preparo_), backbone.name, digesto(backbone.get_weights()), corte]
-    base += fontes(backbones, motores, preparo, sys.modules[__name__])
+    receita_ = receita(preparo_, backbone, corte)
     for nome in motores.candidatos(motor):
-        partes = _partes(fotos, [*base, nome, motores.versoes(nome)], pasta, corte is not None)
+        depende_de = [*receita_, nome, motores.versoes(nome)]
+        partes = _partes(fotos, depende_de, pasta, corte is not None)
         prontas = {parte.inicio: parte.le() for parte in partes}
         faltam = [parte for parte in partes if prontas[parte.inicio] is None]
-        pares = _pares(builder, faltam or partes[:1], preparo_)
+        amostra = pares(builder, faltam or partes[:1], preparo_)
         try:
-            if not faltam or (roda := motores.monta(nome, backbone, corte, pasta, pares)):
+            if not faltam or (roda := motores.monta(nome, backbone, corte, pasta, amostra)):
                 break
         except tf.errors.OpError as erro:
             raise _danificado(builder) from erro
     inicio = time.perf_counter()
-    if faltam:
-        prontas |= _calcula(roda(pares), faltam, builder)
+    if faltam and espalha:
+        espalha(nome, faltam)
+        prontas |= {parte.inicio: parte.le() for parte in faltam}
+    elif faltam:
+        total = sum(parte.fim - parte.inicio for parte in faltam)
+        with barra(total) as feitas:
+            prontas |= calcula(roda, builder, preparo_, faltam, feitas)
     return Caracteristicas(
         vetores=np.concatenate([prontas[parte.inicio]["vetores"] for parte in partes]),
         miniaturas=np.concatenate([prontas[parte.inicio]["miniaturas"] for parte in partes]),
@@ -158,13 +166,18 @@ def extrai(
     )
 
 
-def _receita(preparo_: preparo.Preparo) -> list:
-    """O código da função e o que ela faz com uma imagem de prova: mudou um, mudou a receita."""
+def receita(preparo_: preparo.Preparo, backbone: keras.Model, corte: str | None) -> list:
+    """Tudo de que as características dependem, menos as fotos e o motor.
+
+    Da função `preparo_`, o código e o que ela faz com uma imagem de prova.
+    """
     try:
         codigo = inspect.getsource(preparo_)
     except (OSError, TypeError):  # definida onde não há arquivo, como num terminal do Python
         codigo = repr(preparo_)
-    return [codigo, preparo.prova(preparo_)]
+    prova, pesos = preparo.prova(preparo_), digesto(backbone.get_weights())
+    modulos = fontes(backbones, motores, preparo, sys.modules[__name__])
+    return [[codigo, prova], backbone.name, pesos, corte, *modulos]
 
 
 def _partes(
@@ -179,7 +192,7 @@ def _partes(
     return partes
 
 
-def _pares(
+def pares(
     builder: tfds.core.DatasetBuilder, partes: list[Parte], preparo_: preparo.Preparo
 ) -> tf.data.Dataset:
     """tf.data com (foto preparada, miniatura) de cada foto das partes."""
@@ -192,27 +205,38 @@ def _pares(
     return leitura.le(builder, fatia).map(prepara, tf.data.AUTOTUNE)
 
 
-def _calcula(
-    saidas, faltam: list[Parte], builder: tfds.core.DatasetBuilder
+def barra(total: int, **opcoes) -> tqdm:
+    """Barra de progresso de `total` fotos."""
+    return tqdm(
+        total=total, desc="Extração", unit=" fotos", file=sys.stdout, mininterval=0.5, **opcoes
+    )
+
+
+def calcula(
+    roda: motores.Roda,
+    builder: tfds.core.DatasetBuilder,
+    preparo_: preparo.Preparo,
+    faltam: list[Parte],
+    feitas: tqdm,
 ) -> dict[int, dict[str, np.ndarray]]:
-    """Junta as saídas do motor em partes e guarda cada uma assim que fica pronta."""
-    prontas, total = {}, sum(parte.fim - parte.inicio for parte in faltam)
-    with tqdm(
-        total=total, desc="Extração", unit=" fotos", file=sys.stdout, mininterval=0.5
-    ) as barra:
-        for parte in faltam:
-            lidas = []
-            try:
-                for _ in range(parte.inicio, parte.fim):
-                    lidas.append(next(saidas))
-                    barra.update()
-            except tf.errors.ResourceExhaustedError:  # falta memória; os dados estão bons
-                raise
-            except (tf.errors.OpError, StopIteration) as erro:
-                raise _danificado(builder) from erro
-            mapas, vetores, miniaturas = map(np.stack, zip(*lidas, strict=True))
-            parte.guarda(mapas, vetores, miniaturas)
-            prontas[parte.inicio] = {"vetores": vetores, "miniaturas": miniaturas}
+    """Junta as saídas do motor em partes e guarda cada uma assim que fica pronta.
+
+    feitas: a barra que conta as fotos. Devolve vetores e miniaturas pelo início de cada parte.
+    """
+    prontas, saidas = {}, roda(pares(builder, faltam, preparo_))
+    for parte in faltam:
+        lidas = []
+        try:
+            for _ in range(parte.inicio, parte.fim):
+                lidas.append(next(saidas))
+                feitas.update()
+        except tf.errors.ResourceExhaustedError:  # falta memória; os dados estão bons
+            raise
+        except (tf.errors.OpError, StopIteration) as erro:
+            raise _danificado(builder) from erro
+        mapas, vetores, miniaturas = map(np.stack, zip(*lidas, strict=True))
+        parte.guarda(mapas, vetores, miniaturas)
+        prontas[parte.inicio] = {"vetores": vetores, "miniaturas": miniaturas}
     return prontas
 
 

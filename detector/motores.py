@@ -56,18 +56,19 @@ def monta(
     corte: str | None,
     pasta: pathlib.Path,
     fotos: tf.data.Dataset,
+    threads: int = 0,
 ) -> Roda | None:
     """Monta um dos `candidatos`; se ele não funciona nesta máquina, diz por quê e devolve None.
 
     pasta: onde a rede convertida fica guardada. fotos: pares como os que o motor vai receber, para
-    comparar a rede recém-convertida com o Keras.
+    comparar a rede recém-convertida com o Keras. threads: quantas o OpenVINO usa; 0 é a conta dele.
     """
     mapas = [operacao.output for operacao in backbone.operations if operacao.name == corte]
     rede = keras.Model(backbone.input, [*mapas, backbone.output], name=f"{backbone.name}-{corte}")
     if motor.startswith("keras"):
         return _no_keras(rede, motor)
     try:
-        return _no_openvino(rede, motor, pasta, fotos.take(FOTOS_DE_PROVA))
+        return _no_openvino(rede, motor, pasta, fotos.take(FOTOS_DE_PROVA), threads)
     except (RuntimeError, NameError, ValueError) as erro:
         causa = (str(erro).strip().splitlines() or [type(erro).__name__])[0]
         print(f"O motor {motor} não funcionou aqui ({causa[:100]}). Tento o seguinte.")
@@ -107,13 +108,14 @@ def _openvino():
 
 
 def _no_openvino(
-    rede: keras.Model, motor: str, pasta: pathlib.Path, fotos: tf.data.Dataset
+    rede: keras.Model, motor: str, pasta: pathlib.Path, fotos: tf.data.Dataset, threads: int
 ) -> Roda:
     """O OpenVINO, com várias fotos de uma vez; converte a rede na primeira vez e a guarda."""
     ov = _openvino()
 
     def compila(xml, pesos):
         opcoes = {"PERFORMANCE_HINT": "THROUGHPUT", "INFERENCE_PRECISION_HINT": motor[9:]}
+        opcoes |= {"INFERENCE_NUM_THREADS": threads} if threads else {}
         lida = ov.Core().read_model(xml.tobytes(), ov.Tensor(pesos))
         return _em_fila(ov.Core().compile_model(lida, "CPU", opcoes))
 
