@@ -3,7 +3,9 @@
 # Parâmetros do notebook:  make PARAMETROS="-p ARQUIVO_ZIP fotos.zip -p MAX_IMAGENS 2000"
 
 PYTHON ?= python3
-VENV ?= .venv
+# Cada Python que se escolhe tem o ambiente dele: make testes PYTHON=python3.13 usa .venv-3.13.
+VERSAO = $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2> /dev/null)
+VENV ?= .venv$(if $(filter-out python3,$(PYTHON)),-$(VERSAO))
 PARAMETROS ?=
 NOTEBOOK = detector_dogs_cats.ipynb
 BIN = $(VENV)/bin
@@ -40,7 +42,7 @@ limpar-cache: $(VENV)/pronto  ## apaga de modelos/ o que a última execução n�
 	$(BIN)/python -m detector --limpa
 
 limpar:  ## apaga os ambientes
-	rm -rf $(VENV) .venv-minimo
+	rm -rf .venv .venv-*
 
 ajuda:  ## mostra esta lista
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile

@@ -134,11 +134,17 @@ def do_keras(nome: str, pesos: str | None = "imagenet") -> keras.Model:
     foto = keras.Input((LADO, LADO, 3))
     faixa = layers.Conv2D(3, 1, name="faixa_de_pixels")
     try:
-        rede = fabrica(include_top=False, weights=pesos, input_tensor=faixa(foto))
+        rede = fabrica(
+            include_top=False,
+            weights=pesos,
+            input_tensor=faixa(foto),
+            input_shape=foto.shape[1:],  # senão, algumas avisam que não sabem o tamanho
+        )
     except Exception as erro:  # o Keras levanta Exception pura quando o download falha
         raise ErroClaro(
             f"não consegui os pesos de {nome}, que o Keras baixa da internet "
-            f'({type(erro).__name__}). Sem rede, use BACKBONE = "EfficientNetLite0".'
+            f"({str(erro).rpartition('-- ')[2][:100]}). Rode uma vez com internet, ou use "
+            'BACKBONE = "EfficientNetLite0".'
         ) from erro
     faixa.set_weights([np.reshape(puras - preto, (1, 1, 3, 3)), preto])
     media = layers.GlobalAveragePooling2D(name="media")

@@ -22,6 +22,8 @@ AMOSTRA = RAIZ / "amostra/cats_vs_dogs_amostra/1.0.0"
 PROGRAMA = [sys.executable, "-u", str(RAIZ / "testes/roda_notebook.py")]
 # Um proxy que recusa tudo: para o programa, o mesmo que estar sem rede.
 SEM_REDE = {nome: "http://127.0.0.1:9" for nome in ("http_proxy", "https_proxy", "HTTPS_PROXY")}
+# Os de quem está sem rede: um backbone de keras.applications precisaria dela.
+PARAMETROS = {"DATASET": "amostra", "BACKBONE": "EfficientNetLite0"}
 # O que muda de uma execução para outra, e só isto: o que foi preciso refazer, e em quanto tempo.
 VARIAM = {
     *("imagens_extraidas", "segundos_extracao", "segundos_ate_metrica", "segundos_epoca_comum"),
@@ -84,7 +86,7 @@ def pronto(tmp_path_factory):
 
 def comando(modelos, *opcoes, **parametros):
     """Linha de comando que roda o notebook, célula a célula, num processo só."""
-    parametros = {"DATASET": "amostra", "MODELOS": str(modelos)} | parametros
+    parametros = PARAMETROS | {"MODELOS": str(modelos)} | parametros
     return [*PROGRAMA, json.dumps(parametros), *map(str, opcoes)]
 
 
@@ -115,7 +117,7 @@ def sessao():
     ) as servidor:
 
         def roda(modelos, *opcoes, ambiente=(), **parametros):
-            parametros = {"DATASET": "amostra", "MODELOS": str(modelos)} | parametros
+            parametros = PARAMETROS | {"MODELOS": str(modelos)} | parametros
             pedido = [parametros, opcoes, dict(ambiente)]
             print(json.dumps(pedido), file=servidor.stdin, flush=True)
             dito = ""

@@ -38,8 +38,8 @@ MORTES = [
     ("mata", "ajustado.fit(", 0.5),  # o ajuste fino
     ("mata-gravando", "ajuste-", 2),
     # a avaliação: a mistura, o teste, a validação cruzada, a lição 2
-    ("mata", "perdas = {}", 0.05),
-    ("mata", "lido = keras.models.load_model", 0.2),
+    ("mata", "validacoes = {}", 0.05),
+    ("mata", "do_arquivo = detector.gravacao.uma_vez", 0.2),
     ("mata-gravando", "validacao_cruzada-", 1),
     ("mata-gravando", "vetores-", 1),
     ("mata", "modelo.save(", 0.05),  # a gravação
@@ -65,13 +65,12 @@ INTERRUPCOES = {  # trecho da célula: segundos até o Ctrl-C
     "acha_corte(backbone)": 1,
     "cabeca.fit(": 0.3,
     "ajustado.fit(": 0.5,
-    "perdas = {}": 0.1,
+    "validacoes = {}": 0.1,
     "modelo.save(": 0.1,
     "duas_saidas = keras.Model": 0.1,
-    "lido = keras.models.load_model": 0.3,
+    "do_arquivo = detector.gravacao.uma_vez": 0.3,
     "classifica = detector.carrega_classificador": 0.3,
     "licao_2 = {}": 1,
-    "epoca_comum =": 0.3,
 }
 
 
