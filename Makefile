@@ -11,7 +11,7 @@ NOTEBOOK = detector_dogs_cats.ipynb
 BIN = $(VENV)/bin
 REQUISITOS_TESTES ?= testes/requirements.txt
 
-.PHONY: rodar testes testes-minimo jupyter notebook endereco formata ajuda limpar-cache limpar
+.PHONY: rodar testes testes-minimo jupyter notebook desempenho endereco formata ajuda limpar-cache limpar
 
 rodar: $(VENV)/pronto  ## (o padrão) prepara o ambiente, roda o notebook e mostra as métricas
 	@mkdir -p modelos
@@ -30,6 +30,10 @@ jupyter: $(VENV)/pronto  ## abre o notebook no JupyterLab
 
 notebook: $(VENV)/pronto  ## refaz as saídas gravadas no notebook, as imagens e os números do README
 	$(BIN)/python docs/gera.py notebook
+
+DADOS ?= ~/tensorflow_datasets
+desempenho: $(VENV)/pronto  ## refaz docs/desempenho.md (DADOS="pasta [pasta_maior]", do TFDS)
+	$(BIN)/python docs/desempenho.py $(DADOS)
 
 REPOSITORIO ?= $(shell git remote get-url origin 2> /dev/null)
 endereco: $(VENV)/bin/python  ## escreve REPOSITORIO=https://… no notebook e os selos do Colab

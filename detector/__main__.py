@@ -10,7 +10,7 @@ import sys
 import detector
 from detector.erros import ErroClaro
 from detector.fotos import caminhos
-from detector.gravacao import grava, limpa
+from detector.gravacao import acha_modelo, grava, limpa
 
 FIM = """\
 exemplos:
@@ -119,6 +119,7 @@ def principal() -> int:
 
 def _classifica(fotos: list[pathlib.Path], modelos: str, csv: str | None) -> int:
     """Escreve uma linha por foto e, se pedida, a tabela. Devolve 1 se alguma não pôde ser lida."""
+    acha_modelo(modelos)
     sala = detector.classificador  # só agora vem o TensorFlow, que leva segundos
     tabela = sala.classifica_varias(sala.carrega_classificador(modelos), fotos)
     for linha in tabela.to_dict("records"):

@@ -176,7 +176,7 @@ def receita(preparo_: preparo.Preparo, backbone: keras.Model, corte: str | None)
     except (OSError, TypeError):  # definida onde não há arquivo, como num terminal do Python
         codigo = repr(preparo_)
     prova, pesos = preparo.prova(preparo_), digesto(backbone.get_weights())
-    modulos = fontes(backbones, motores, preparo, sys.modules[__name__])
+    modulos = fontes(backbones, leitura, motores, preparo, sys.modules[__name__])
     return [[codigo, prova], backbone.name, pesos, corte, *modulos]
 
 

@@ -18,8 +18,6 @@ from detector.fotos import abre_foto
 from detector.preparo import LADO, Preparo, prova, redimensiona_img
 from detector.semelhanca import semelhanca, unitarios
 
-MODELO = "detector_dogs_cats.keras"
-DADOS = "classificador.dados"
 DE_NOVO = "rode o notebook inteiro de novo"
 COLUNAS = ["arquivo", "classe", "probabilidade", "similaridade", "erro"]
 
@@ -59,7 +57,9 @@ def guarda(
     """
     arrays = {"limiar": limiar, "classes": classes, "prova": prova(preparo)}
     arrays["referencia"] = unitarios(referencia).astype("float16")
-    gravacao.guarda_arrays(rascunho / DADOS, gravacao.digesto(modelo.get_weights()), **arrays)
+    gravacao.guarda_arrays(
+        rascunho / gravacao.DO_CLASSIFICADOR, gravacao.digesto(modelo.get_weights()), **arrays
+    )
 
 
 def preve_do_arquivo(pasta: pathlib.Path, lotes: tf.data.Dataset) -> dict[str, np.ndarray | float]:
@@ -68,7 +68,7 @@ def preve_do_arquivo(pasta: pathlib.Path, lotes: tf.data.Dataset) -> dict[str, n
     lotes: pares (fotos (b, 224, 224, 3) em [0, 1], rótulos). Devolve p, (n,), a probabilidade da
     classe 1, e fotos_por_segundo, em que entram ler e preparar cada foto.
     """
-    lido = keras.models.load_model(pasta / MODELO, compile=False)
+    lido = keras.models.load_model(pasta / gravacao.MODELO, compile=False)
     lido.predict(lotes.take(1), verbose=0)  # a primeira vez inclui preparar-se
     inicio = time.perf_counter()
     p = lido.predict(lotes, verbose=0).ravel()
@@ -82,27 +82,22 @@ def carrega_classificador(modelos: str | os.PathLike) -> Callable[..., Veredito]
     Levanta ErroClaro se não há um modelo, se ele está danificado, misturado com o de outra
     execução, ou se foi treinado com outra preparação.
     """
-    pasta = pathlib.Path(os.path.expanduser(modelos))
-    for arquivo in (pasta / MODELO, pasta / DADOS):
-        if not arquivo.is_file():
-            raise ErroClaro(f"{arquivo} não existe; rode antes o `make`, ou o notebook inteiro.")
+    arquivo, dados = gravacao.acha_modelo(modelos)
     try:
-        modelo = keras.models.load_model(pasta / MODELO, compile=False, safe_mode=True)
+        modelo = keras.models.load_model(arquivo, compile=False, safe_mode=True)
         foto = keras.Input((LADO, LADO, 3), dtype="float32")
         vetor = modelo.get_layer("topo")(modelo.get_layer("base")(foto))
         rede = keras.Model(foto, [modelo.get_layer("cabeca")(vetor), vetor])
     except Exception as erro:  # o Keras levanta de tudo diante do que está danificado ou tem código
-        raise ErroClaro(f"{pasta / MODELO} está danificado ou não é daqui; {DE_NOVO}.") from erro
+        raise ErroClaro(f"{arquivo} está danificado ou não é daqui; {DE_NOVO}.") from erro
     try:
-        salvo = gravacao.abre_arrays(pasta / DADOS, gravacao.digesto(modelo.get_weights()))
+        salvo = gravacao.abre_arrays(dados, gravacao.digesto(modelo.get_weights()))
     except (OSError, ValueError) as erro:
-        raise ErroClaro(
-            f"{pasta / DADOS} está danificado ou não é deste modelo; {DE_NOVO}."
-        ) from erro
+        raise ErroClaro(f"{dados} está danificado ou não é deste modelo; {DE_NOVO}.") from erro
     agora, antes = prova(redimensiona_img), salvo["prova"]
     if antes.shape != agora.shape or not np.allclose(antes, agora, atol=1e-3):
         outra = "uma preparação diferente de `detector.redimensiona_img`"
-        raise ErroClaro(f"o modelo de {pasta} foi treinado com {outra}; {DE_NOVO}.")
+        raise ErroClaro(f"o modelo de {modelos} foi treinado com {outra}; {DE_NOVO}.")
     referencia, limiar = unitarios(salvo["referencia"]), float(salvo["limiar"])
     classes = salvo["classes"].tolist()
     calcula = tf.function(lambda lote: rede(lote, training=False))

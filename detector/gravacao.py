@@ -28,6 +28,7 @@ import numpy as np
 from detector.erros import ErroClaro, motivo
 
 SEM_ESPACO = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
+MODELO, DO_CLASSIFICADOR = "detector_dogs_cats.keras", "classificador.dados"
 EXPORTADOS = {"detector_dogs_cats.tflite", "detector_dogs_cats.onnx"}
 ESPERA = 60  # segundos que uma execução espera por outra que está publicando
 TAMANHO_SHA256 = 64  # letras do SHA-256 que vão na frente do npz
@@ -138,6 +139,15 @@ def abre_pasta(modelos: str | os.PathLike) -> pathlib.Path:
         importlib.import_module("google.colab.drive").mount("/content/drive")
     grava(pasta / ".pode-gravar", b"")
     return pasta
+
+
+def acha_modelo(modelos: str | os.PathLike) -> tuple[pathlib.Path, pathlib.Path]:
+    """O modelo e os dados do classificador que o notebook deixou; ErroClaro se falta um deles."""
+    pasta = pathlib.Path(os.path.expanduser(modelos))
+    for arquivo in (achados := (pasta / MODELO, pasta / DO_CLASSIFICADOR)):
+        if not arquivo.is_file():
+            raise ErroClaro(f"{arquivo} não existe; rode antes o `make`, ou o notebook inteiro.")
+    return achados
 
 
 def rascunho() -> pathlib.Path:

@@ -74,7 +74,7 @@ def test_uma_execucao_deixa_o_que_promete(pronto):
     assert medidas.keys() >= MEDIDAS
     assert [medidas[f"n_{parte}"] for parte in ("treino", "validacao", "teste")] == [240, 30, 30]
     assert 0 < medidas["segundos_ate_metrica"] < medidas["segundos_total"]
-    assert medidas["arquivo_decisoes_diferentes"] <= 1  # o motor rápido contra o Keras, desde a foto
+    assert medidas["arquivo_decisoes_diferentes"] <= 1  # dos mapas e desde a foto
     abre = (
         "import keras, numpy, sys; m = keras.models.load_model(sys.argv[1]); "
         "lote = numpy.random.default_rng(0).random((3, 224, 224, 3), 'float32'); "
