@@ -8,6 +8,7 @@ mudou algo, muda o nome, e o velho nunca é lido por engano. Dentro do arquivo v
 import atexit
 import contextlib
 import errno
+import functools
 import hashlib
 import importlib
 import inspect
@@ -49,7 +50,12 @@ def _para_json(valor):
 
 def fontes(*modulos: ModuleType) -> list[str]:
     """SHA-256 do código de cada módulo: quem muda a conta não recebe o resultado da anterior."""
-    return [hashlib.sha256(inspect.getsource(m).encode()).hexdigest() for m in modulos]
+    return [_fonte(modulo) for modulo in modulos]
+
+
+@functools.cache  # quem edita o módulo com o kernel aberto continua rodando o código de antes
+def _fonte(modulo: ModuleType) -> str:
+    return hashlib.sha256(inspect.getsource(modulo).encode()).hexdigest()
 
 
 def grava(arquivo: pathlib.Path, conteudo: bytes) -> None:

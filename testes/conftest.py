@@ -153,6 +153,15 @@ def resultados(modelos):
     return {chave: valor for chave, valor in medidas.items() if chave not in VARIAM}
 
 
+def linha_da_tabela(promessa, pastas, tentativas, sobreviveu, perdido):
+    """Uma linha da tabela de resistência; os resultados são comparados aqui, nunca supostos."""
+    maltratada, outra = map(resultados, pastas)
+    fotos = sum(maltratada[f"n_{parte}"] for parte in ("treino", "validacao", "teste"))
+    linha = {"promessa": promessa, "fotos": fotos, "tentativas": tentativas}
+    linha |= {"sobreviveu": sobreviveu, "mesmos_resultados": maltratada == outra}
+    return linha | {"perdido": perdido}
+
+
 @pytest.fixture
 def registra(record_property):
     """Anota uma linha da tabela de resistência, que aparece no fim dos testes."""
@@ -162,12 +171,9 @@ def registra(record_property):
 
         tentativas e sobreviveu: contados pelo teste. perdido: o que ele mediu, ou None.
         """
-        maltratada, outra = map(resultados, pastas)
-        fotos = sum(maltratada[f"n_{parte}"] for parte in ("treino", "validacao", "teste"))
-        linha = {"promessa": promessa, "fotos": fotos, "tentativas": tentativas}
-        linha |= {"sobreviveu": sobreviveu, "mesmos_resultados": maltratada == outra}
-        record_property("resistencia", linha | {"perdido": perdido})
-        assert maltratada == outra
+        linha = linha_da_tabela(promessa, pastas, tentativas, sobreviveu, perdido)
+        record_property("resistencia", linha)
+        assert linha["mesmos_resultados"], [*map(resultados, pastas)]
 
     return anota
 

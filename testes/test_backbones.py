@@ -93,6 +93,15 @@ def test_treinar_o_topo_nao_muda_o_backbone(backbone):
     assert all(map(np.array_equal, antes, backbone.get_weights()))
 
 
+def test_o_corte_mais_fundo_dos_textos_treina_sete_dos_dezesseis_blocos(backbone):
+    def blocos(rede):
+        partes = (operacao.name.split(".") for operacao in rede.operations)
+        return {int(nome[1]) for nome in partes if nome[0] == "blocks"}
+
+    assert blocos(backbone) == set(range(16))
+    assert blocos(backbones.divide(backbone, "blocks.8.bn2")[1]) - {8} == set(range(9, 16))
+
+
 def test_corte_que_nao_existe_e_dito_em_uma_frase(backbone):
     with pytest.raises(ErroClaro, match=r"'blocks\.99\.add'.*conv_head.*media"):
         backbones.divide(backbone, "blocks.99.add")

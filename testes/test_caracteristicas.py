@@ -1,5 +1,7 @@
 """Cada foto passa pela rede uma vez: o feito é lido, o que mudou é refeito, o estragado é dito."""
 
+import importlib
+import inspect
 import shutil
 
 import keras
@@ -8,7 +10,7 @@ import pytest
 import tensorflow_datasets as tfds
 from keras import layers
 
-from detector import backbones, caracteristicas, dados, motores
+from detector import backbones, caracteristicas, dados, gravacao, motores
 from detector.erros import ErroClaro
 from detector.preparo import redimensiona_img
 
@@ -173,6 +175,34 @@ def test_uma_foto_diferente_muda_so_a_parte_dela(antes, extrai, fotos):
     assert outra.extraidas == 20 and outra.digest != antes.digest
 
 
+@pytest.fixture
+def muda_o_codigo(monkeypatch):
+    """Função: `detector/<nome>.py` ganha uma linha, e o Python que o lê acaba de começar."""
+
+    def muda(nome):
+        modulo, le = importlib.import_module(f"detector.{nome}"), inspect.getsource
+        gravacao._fonte.cache_clear()
+        monkeypatch.setattr(inspect, "getsource", lambda o: le(o) + "\n#" * (o is modulo))
+
+    yield muda
+    gravacao._fonte.cache_clear()
+
+
+@pytest.mark.parametrize("nome", ["backbones", "caracteristicas", "leitura", "motores", "preparo"])
+def test_uma_linha_mudada_em_quem_faz_a_conta_refaz_a_conta(antes, extrai, muda_o_codigo, nome):
+    muda_o_codigo(nome)
+    outra = extrai()
+    assert outra.extraidas == N and outra.digest != antes.digest
+
+
+@pytest.mark.parametrize("nome", ["auditoria", "classificador", "exporta", "figuras", "metricas"])
+def test_uma_linha_mudada_em_quem_nao_faz_a_conta_nao_refaz_nada(
+    antes, extrai, muda_o_codigo, nome
+):
+    muda_o_codigo(nome)
+    assert extrai().extraidas == 0
+
+
 # O que dá errado
 
 
@@ -190,6 +220,13 @@ def test_dataset_danificado_e_dito_e_o_que_estava_pronto_fica(
         extrai(builder=danificado, motor=motor)
     if motor == "keras":  # o OpenVINO tem muitas fotos em andamento quando o estrago aparece
         assert extrai().extraidas == 20
+
+
+def test_se_o_melhor_motor_falha_vem_o_segundo_e_nao_o_mais_lento(extrai, monkeypatch):
+    tres, monta = ["openvino-bf16", "openvino-f32", "keras-float32"], motores.monta
+    monkeypatch.setattr(motores, "candidatos", lambda motor: tres)
+    monkeypatch.setattr(motores, "monta", lambda nome, *a: nome != tres[0] and monta(nome, *a))
+    assert extrai(motor="auto").motor == "openvino-f32"
 
 
 def test_o_motor_que_falha_da_lugar_ao_seguinte(extrai, monkeypatch, capsys):

@@ -75,6 +75,20 @@ def test_a_probabilidade_e_a_do_modelo_entregue(classifica, modelos):
     assert classifica(laranja) == classifica(np.asarray(laranja))
 
 
+def test_o_retrato_do_celular_e_julgado_e_mostrado_em_pe_e_sem_achatar(classifica, tmp_path):
+    """4000×3000 pixels, deitado, com a orientação no EXIF: o mesmo que a foto já em pé."""
+    y, x = np.indices((4000, 3000))
+    em_pe = PIL.Image.fromarray(np.stack([y // 16, x // 12, 0 * x], 2).astype("uint8"))
+    exif = PIL.Image.Exif()
+    exif[274] = 6
+    em_pe.rotate(90, expand=True).save(tmp_path / "rex.jpg", exif=exif, quality=95)
+    veredito, certo = classifica(tmp_path / "rex.jpg"), classifica(em_pe)
+    assert veredito.foto.shape == (512, 384, 3), "a foto que aparece na tela"
+    assert np.abs(veredito.foto.astype(int) - certo.foto).mean() < 2
+    assert veredito["classe"] == certo["classe"]
+    assert veredito["probabilidade"] == pytest.approx(certo["probabilidade"], abs=0.01)
+
+
 def troca(nome, conteudo):
     return lambda pasta: (pasta / nome).write_bytes(conteudo((pasta / nome).read_bytes()))
 

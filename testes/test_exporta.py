@@ -38,11 +38,25 @@ def p_keras(modelo):
     return modelo.predict(FOTOS, verbose=0)[:, 0]
 
 
-def test_o_que_foi_gravado_da_as_probabilidades_do_keras(modelo, p_keras, tmp_path, capsys):
+def test_o_que_foi_gravado_da_as_probabilidades_do_keras(
+    modelo, p_keras, tmp_path, capsys, monkeypatch
+):
     y = (p_keras > 0.5).astype(int)
     y[:4] = 1 - y[:4]
-    fotos = tf.data.Dataset.from_tensor_slices(FOTOS)
-    tabela = exporta.exporta(modelo, tmp_path, fotos, p_keras, y)
+    fotos, threads = tf.data.Dataset.from_tensor_slices(FOTOS), []
+
+    def anota(cria):
+        def criada(*args, **opcoes):
+            threads.append(opcoes.get("num_threads") or args[1].intra_op_num_threads)
+            return cria(*args, **opcoes)
+
+        return criada
+
+    with monkeypatch.context() as espia:
+        espia.setattr(tf.lite, "Interpreter", anota(tf.lite.Interpreter))
+        espia.setattr(onnxruntime, "InferenceSession", anota(onnxruntime.InferenceSession))
+        tabela = exporta.exporta(modelo, tmp_path, fotos, p_keras, y)
+    assert threads == [exporta.THREADS] * 2, "ou as velocidades não se poderiam comparar"
     assert capsys.readouterr().out == ""
     assert tabela["arquivo"].tolist() == NOMES == sorted(a.name for a in tmp_path.iterdir())[::-1]
     assert (tabela["maior_diferenca"] < 1e-4).all() and (tabela["acuracia"] == 0.9).all()

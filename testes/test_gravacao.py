@@ -1,6 +1,7 @@
 """O que está gravado está inteiro, é do que diz ser, e duas execuções não se misturam."""
 
 import hashlib
+import importlib.util
 import io
 import os
 import subprocess
@@ -114,6 +115,25 @@ def test_uma_vez_calcula_uma_vez(tmp_path):
     assert lidos == [1, 1, 2, 1, 2] and len(list(tmp_path.glob("conta-*.dados"))) == 2
 
 
+def importa(arquivo):
+    """O módulo que está em `arquivo`, como um Python que acaba de começar o importaria."""
+    descricao = importlib.util.spec_from_file_location("modulo", arquivo)
+    modulo = importlib.util.module_from_spec(descricao)
+    descricao.loader.exec_module(modulo)
+    return modulo
+
+
+def test_o_resumo_do_codigo_muda_com_uma_linha_e_e_o_do_codigo_que_roda(tmp_path):
+    """Dado um módulo editado com o kernel aberto, vale o código que ele carregou."""
+    arquivo = tmp_path / "modulo.py"
+    arquivo.write_text("VALOR = 1\n")
+    antigo = importa(arquivo)
+    antes = gravacao.fontes(antigo)
+    assert antes == gravacao.fontes(importa(arquivo)), "o mesmo código, o mesmo resumo"
+    arquivo.write_text("VALOR = 22\n")
+    assert gravacao.fontes(antigo) == antes != gravacao.fontes(importa(arquivo))
+
+
 # Publicar e limpar
 
 
@@ -133,6 +153,17 @@ def test_as_metricas_so_aparecem_com_tudo_no_lugar(tmp_path):
     (tmp_path / "suspeitas.csv").rmdir()
     gravacao.publica(rascunho, tmp_path)
     assert (tmp_path / "metricas.json").exists()
+
+
+def test_o_exportado_que_esta_execucao_nao_gerou_e_de_outro_modelo_e_sai(tmp_path):
+    for nome in ("detector_dogs_cats.tflite", "detector_dogs_cats.onnx", "minhas_notas.txt"):
+        (tmp_path / nome).write_text("de antes")
+    rascunho = rascunho_com(metricas_json="{}")
+    (rascunho / "detector_dogs_cats.onnx").write_text("novo")
+    gravacao.publica(rascunho, tmp_path)
+    ficaram = {a.name for a in tmp_path.iterdir() if not a.name.startswith(".")}
+    assert ficaram == {"minhas_notas.txt", "metricas.json", "detector_dogs_cats.onnx"}
+    assert (tmp_path / "detector_dogs_cats.onnx").read_text() == "novo"
 
 
 def test_duas_execucoes_que_publicam_juntas_nao_se_misturam(tmp_path):

@@ -124,6 +124,18 @@ def test_a_rede_convertida_e_aproveitada_e_refeita_se_algo_muda(fotos, tmp_path,
     assert not np.allclose(antes, outra) and len(list(tmp_path.iterdir())) == 2
 
 
+@pytest.mark.parametrize("nome", ["backbones", "motores"])
+def test_uma_linha_mudada_em_quem_converte_converte_de_novo(nome, fotos, tmp_path, monkeypatch):
+    motores.monta("openvino-f32", pequena(), None, tmp_path, fotos)
+    outros = {"backbones": backbones, "motores": motores}
+    fontes = motores.fontes
+    monkeypatch.setattr(
+        motores, "fontes", lambda *m: [*fontes(*m), "mudou"] if outros[nome] in m else fontes(*m)
+    )
+    motores.monta("openvino-f32", pequena(), None, tmp_path, fotos)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
 def test_motor_que_discorda_do_keras_e_recusado_e_nada_fica(fotos, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(motores, "COSSENO_MINIMO", 1.1)
     assert motores.monta("openvino-f32", pequena(), None, tmp_path, fotos) is None

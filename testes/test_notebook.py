@@ -1,5 +1,6 @@
 """O notebook como quem o roda o encontra: curto, à vista, e o que se muda nele é o que vale."""
 
+import ast
 import json
 import os
 import pathlib
@@ -8,12 +9,14 @@ import shutil
 import statistics
 import subprocess
 import sys
+from unittest.mock import MagicMock
 
 import numpy as np
 import pandas as pd
 import pytest
 from conftest import NOTEBOOK, RAIZ, SEM_REDE, frase, metricas, resultados, termina
 from PIL import Image
+from sklearn.dummy import DummyClassifier
 
 import detector
 
@@ -37,6 +40,10 @@ MUDANCAS = {
         'camada.name == "conv_head"',
     ),
 }
+
+
+[DOS_VETORES] = [i for i, fonte in enumerate(FONTES) if "caracteristicas.extrai(" in fonte][:1]
+[DO_TESTE] = [i for i, fonte in enumerate(FONTES) if "p_teste, do_teste = " in fonte]
 
 
 def medidas_de(execucao):
@@ -68,6 +75,76 @@ def test_a_receita_esta_a_vista(trecho):
     assert any(trecho in fonte for fonte in FONTES)
 
 
+def nomes_usados(fonte):
+    """Os nomes que a célula lê, menos as linhas de treino e de validação do que é de todas."""
+    arvore, das_partes = ast.parse(fonte), ("i_treino", "i_validacao", "i_referencia")
+    permitidos = set()
+    for no in ast.walk(arvore):
+        if isinstance(no, ast.Subscript) and ast.unparse(no.slice) in das_partes:
+            permitidos.add(no.value)  # X[i_treino]
+        if isinstance(no, ast.Call) and no.args and ast.unparse(no.args[0]) in das_partes:
+            permitidos.update(no.args)  # extracao.mapas(i_treino, y)
+        if isinstance(no, ast.Attribute) and no.attr == "shape":
+            permitidos.add(no.value)
+    lidos = {no for no in ast.walk(arvore) if isinstance(no, ast.Name | ast.Attribute)} - permitidos
+    return {no.id if isinstance(no, ast.Name) else no.attr for no in lidos}
+
+
+def test_antes_do_resultado_nenhuma_celula_olha_as_fotos_de_teste():
+    """Dados o treino e as escolhas, só entram neles fotos de treino e de validação."""
+    das_de_teste = {"teste", "i_teste", "X", "y", "rotulos", "fotos", "vetores", "builder"}
+    for fonte in FONTES[DOS_VETORES + 1 : DO_TESTE]:
+        assert not nomes_usados(fonte) & das_de_teste, fonte
+    assert "i_teste" in nomes_usados(FONTES[DO_TESTE]), "ou este teste não testa nada"
+
+
+def test_depois_do_resultado_nada_do_que_se_entrega_muda():
+    """O modelo e o limiar já estão gravados quando o teste é previsto, e ninguém os refaz."""
+    antes, depois = FONTES[:DO_TESTE], FONTES[DO_TESTE:]
+    for passo in ("modelo.save(", "classificador.guarda("):
+        assert sum(passo in fonte for fonte in antes) == 1
+    for passo in (".fit(", ".compile(", ".save(", ".guarda(", "mistura(", "set_weights("):
+        assert not any(passo in fonte for fonte in depois), passo
+    entregues = {"modelo", "base", "topo", "cabeca_nova", "ajustado", "parte", "ajuste_fino"}
+    entregues |= {"limiar", "referencia", "corte", "extracao"}
+    for fonte in depois:
+        atribuicoes = [no for no in ast.walk(ast.parse(fonte)) if isinstance(no, ast.Assign)]
+        alvos = {ast.unparse(alvo) for atribuicao in atribuicoes for alvo in atribuicao.targets}
+        assert not entregues & set(re.findall(r"\w+", " ".join(alvos))), fonte
+
+
+def test_a_calibracao_e_do_modelo_entregue_e_a_validacao_cruzada_diz_que_e_do_congelado():
+    [fonte] = [fonte for fonte in FONTES if "confusao_e_calibracao(" in fonte]
+    assert {"rotulos_teste", "p_teste"} <= nomes_usados(fonte)
+    textos = ["".join(c["source"]) for c in CELULAS if c["cell_type"] == "markdown"]
+    assert [
+        t for t in textos if "validação cruzada" in t and "Ela descreve" in t and "congelado" in t
+    ]
+    assert [t for t in textos if "discorda do rótulo" in t and "congelado" in t]
+
+
+def test_onde_olhou_mostra_o_modelo_entregue_em_fotos_de_teste():
+    [fonte] = [fonte for fonte in FONTES if "figuras.onde_olhou(" in fonte]
+    assert "onde_olhou(topo, cabeca_nova, extracao.mapas_de(i_teste[vistas]))" in fonte
+    assert "p_teste" in nomes_usados(fonte) and not {"p_cruzada", "cabeca"} & nomes_usados(fonte)
+
+
+@pytest.mark.parametrize("semente", range(4))
+def test_a_linha_de_base_e_a_de_quem_so_viu_os_rotulos_do_treino(semente, capsys):
+    """Dada a célula do teste, a linha de base é a do DummyClassifier, mesmo abaixo de 0,5."""
+    acaso = np.random.default_rng(semente)
+    rotulos, (i_treino, i_teste) = acaso.integers(0, 2, 41), np.split(np.arange(41), [31])
+    nomes = {"rotulos": rotulos, "i_treino": i_treino, "i_teste": i_teste, "detector": detector}
+    nomes |= {"duas_saidas": MagicMock(), "extracao": MagicMock(), "CLASSES": ["gato", "cachorro"]}
+    nomes["duas_saidas"].predict.return_value = acaso.random(10), None
+    exec(FONTES[DO_TESTE], nomes)
+    mudo = DummyClassifier().fit(i_treino[:, np.newaxis], rotulos[i_treino])
+    certa = mudo.score(i_teste[:, np.newaxis], rotulos[i_teste])
+    assert nomes["metricas"]["linha_de_base"] == certa
+    [classe] = mudo.predict([[0]])
+    assert f"quem diz sempre «{nomes['CLASSES'][classe]}»" in capsys.readouterr().out
+
+
 def test_uma_execucao_deixa_o_que_promete(pronto):
     """Dada uma execução inteira, o modelo abre no Keras puro, e as medidas estão todas lá."""
     medidas = metricas(pronto)
@@ -75,6 +152,8 @@ def test_uma_execucao_deixa_o_que_promete(pronto):
     assert [medidas[f"n_{parte}"] for parte in ("treino", "validacao", "teste")] == [240, 30, 30]
     assert 0 < medidas["segundos_ate_metrica"] < medidas["segundos_total"]
     assert medidas["arquivo_decisoes_diferentes"] <= 1  # dos mapas e desde a foto
+    convertidas = len(list(pronto.glob("motor-*.dados")))
+    assert convertidas == medidas["motor"].startswith("openvino"), "um motor só, também na lição 2"
     abre = (
         "import keras, numpy, sys; m = keras.models.load_model(sys.argv[1]); "
         "lote = numpy.random.default_rng(0).random((3, 224, 224, 3), 'float32'); "
@@ -93,8 +172,16 @@ def test_uma_execucao_deixa_o_que_promete(pronto):
 def test_a_segunda_execucao_nao_extrai_nada_e_da_o_mesmo(sessao, pronto, tmp_path):
     """Dado o que a primeira deixou, a segunda termina igual até o último algarismo."""
     shutil.copytree(pronto, tmp_path, dirs_exist_ok=True)
+    antes = guardados(tmp_path)
     assert medidas_de(sessao(tmp_path, MAX_IMAGENS=300))["imagens_extraidas"] == 0
     assert resultados(tmp_path) == resultados(pronto)
+    assert guardados(tmp_path) == antes, "nada foi gravado de novo: nem vetores, nem treinos"
+
+
+def guardados(modelos):
+    """{arquivo: número dele no disco}: quem grava de novo, mesmo que o mesmo, muda o número."""
+    arquivos = (a for a in modelos.glob("*.dados") if a.name != "classificador.dados")
+    return {a.name: a.stat().st_ino for a in arquivos}
 
 
 def test_na_amostra_inteira_acerta_o_que_a_amostra_permite(sessao, tmp_path):
@@ -123,9 +210,10 @@ def treina_com(sessao, tmp_path_factory):
     """
     pasta = tmp_path_factory.mktemp("mudancas")
     fim = 'print("pesos", detector.gravacao.digesto(modelo.get_weights()))\n'
+    fim += 'print("limiar", limiar, parte)\n'
     fim += "classifica = detector.carrega_classificador(rascunho)"
 
-    def treina(trecho="", troca=""):
+    def treina(trecho="", troca="", modelos=pasta / "modelos"):
         ate = next(i for i, fonte in enumerate(FONTES) if "detector.classificador.guarda" in fonte)
         fontes = [FONTES[0], *FONTES[1 : ate + 1], fim]
         assert not trecho or sum(fonte.count(trecho) for fonte in fontes) == 1
@@ -134,15 +222,21 @@ def treina_com(sessao, tmp_path_factory):
         celulas[0]["metadata"] = {"tags": ["parameters"]}
         (pasta / "copia.ipynb").write_text(json.dumps({"cells": celulas}), encoding="utf-8")
         ambiente = {"NOTEBOOK": str(pasta / "copia.ipynb")}
-        return sessao(pasta / "modelos", ambiente=ambiente, MAX_IMAGENS=100)
+        return sessao(modelos, ambiente=ambiente, MAX_IMAGENS=100)
 
     return treina
 
 
 @pytest.fixture(scope="module")
-def pesos_de_fabrica(treina_com):
+def de_fabrica(treina_com):
+    """A execução sem mudar nada no notebook."""
+    return treina_com()
+
+
+@pytest.fixture(scope="module")
+def pesos_de_fabrica(de_fabrica):
     """O resumo dos pesos do modelo, sem mudar nada no notebook."""
-    return pesos(treina_com())
+    return pesos(de_fabrica)
 
 
 def pesos(execucao):
@@ -154,6 +248,16 @@ def test_o_que_se_muda_no_notebook_muda_o_modelo(treina_com, pesos_de_fabrica, m
     """Dada uma receita mudada numa célula, o modelo que ela deixa é outro."""
     mudado = treina_com(*MUDANCAS[mudanca])
     assert mudado.returncode == 0 and pesos(mudado) != pesos_de_fabrica
+
+
+def test_os_rotulos_do_teste_nao_mudam_nada_do_que_se_entrega(treina_com, de_fabrica, tmp_path):
+    """Dados todos os rótulos de teste trocados, os pesos, a mistura e o limiar são os mesmos."""
+    trecho = 'rotulos = fotos["rotulo"].to_numpy()'
+    troca = 'rotulos = np.where(fotos["parte"] == "teste", 1 - fotos["rotulo"], fotos["rotulo"])'
+    mudado = treina_com(trecho, troca, tmp_path)
+    entregue = re.compile(r"^(?:pesos|limiar) .*", re.MULTILINE)
+    assert entregue.findall(mudado.stdout) == entregue.findall(de_fabrica.stdout)
+    assert len(entregue.findall(mudado.stdout)) == 2
 
 
 def test_outro_resize_muda_o_modelo_e_o_classificador_o_recusa(treina_com, pesos_de_fabrica):

@@ -19,7 +19,7 @@ import keras
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import RAIZ, SEM_REDE, frase, metricas, roda, termina
+from conftest import RAIZ, SEM_REDE, frase, linha_da_tabela, metricas, roda, termina
 from PIL import Image
 
 import detector
@@ -107,6 +107,17 @@ def epocas(modelos):
         historico = detector.gravacao.abre_arrays(arquivo, digest)["historico"]
         contagem[arquivo.name] = len(json.loads(str(historico)))
     return contagem
+
+
+def test_a_tabela_diz_quando_os_resultados_nao_sao_os_mesmos(sem_perturbar, tmp_path):
+    """Dada uma medida diferente no último algarismo, a linha da tabela não diz que sobreviveu."""
+    certo = sem_perturbar(**POUCAS)
+    medidas = metricas(certo)
+    for outra, iguais in ((medidas["log_loss"], True), (medidas["log_loss"] + 1e-12, False)):
+        (tmp_path / "metricas.json").write_text(json.dumps(medidas | {"log_loss": outra}))
+        linha = linha_da_tabela("promessa", (tmp_path, certo), 3, 2, None)
+        assert linha["mesmos_resultados"] is iguais and linha["fotos"] == POUCAS["MAX_IMAGENS"]
+        assert (linha["tentativas"], linha["sobreviveu"]) == (3, 2)
 
 
 def test_morto_a_qualquer_momento_continua_de_onde_parou(sessao, sem_perturbar, tmp_path, registra):
@@ -249,10 +260,12 @@ def test_ctrl_c_numa_celula_e_a_celula_de_novo(sessao, sem_perturbar, tmp_path, 
     """Dado um Ctrl-C em cada célula demorada, rodá-la de novo leva aos mesmos resultados."""
     pedidos = [("interrompe", *quando) for quando in INTERRUPCOES.items()]
     execucao = termina(sessao(tmp_path, *itertools.chain(*pedidos), **POUCAS))
-    paradas = len(re.findall(r"<interrompe em .*: parou>", execucao.stdout))
-    perdido = f"{paradas} células, rodadas de novo"
-    registra("Ctrl-C", (tmp_path, sem_perturbar(**POUCAS)), paradas, paradas, perdido)
-    assert paradas >= 8, execucao.stdout
+    avisos = re.findall(r"<interrompe em .*: parou>|<\S+ s: ", execucao.stdout)
+    paradas = [i for i, aviso in enumerate(avisos) if aviso.endswith("parou>")]
+    refeitas = sum("s: " in aviso for i in paradas for aviso in avisos[i + 1 : i + 2])
+    perdido = f"{len(paradas)} células, rodadas de novo"
+    registra("Ctrl-C", (tmp_path, sem_perturbar(**POUCAS)), len(paradas), refeitas, perdido)
+    assert refeitas == len(paradas) >= 8, execucao.stdout
 
 
 def test_bibliotecas_configuradas_para_outro_projeto_nao_mudam_nada_e_ninguem_e_avisado(
@@ -266,12 +279,12 @@ def test_bibliotecas_configuradas_para_outro_projeto_nao_mudam_nada_e_ninguem_e_
         proxy.setblocking(False)
         ambiente = dict.fromkeys(SEM_REDE, f"http://127.0.0.1:{proxy.getsockname()[1]}")
         ambiente |= {"KERAS_HOME": str(tmp_path), "MATPLOTLIBRC": str(tmp_path)}
-        execucao = termina(roda(tmp_path / "modelos", ambiente=ambiente, **POUCAS))
+        execucao = roda(tmp_path / "modelos", ambiente=ambiente, **POUCAS)
         with pytest.raises(BlockingIOError):
             proxy.accept()
-    pastas = (tmp_path / "modelos", sem_perturbar(**POUCAS))
-    registra("keras.json e matplotlibrc de outro projeto", pastas, 1, 1, None)
-    assert "<conexão" not in execucao.stdout
+    pastas, acabou = (tmp_path / "modelos", sem_perturbar(**POUCAS)), execucao.returncode == 0
+    registra("keras.json e matplotlibrc de outro projeto", pastas, 1, int(acabou), None)
+    assert acabou and "<conexão" not in execucao.stdout
 
 
 @pytest.mark.parametrize("rede", ["que recusa", "que não responde"])

@@ -144,6 +144,18 @@ def test_arquivo_danificado_recomeca(inteiro, tmp_path, estraga, capsys):
     assert "não serve" in capsys.readouterr().out
 
 
+def test_uma_linha_mudada_no_modulo_refaz_o_treino_e_a_validacao_cruzada(
+    inteiro, tmp_path, monkeypatch
+):
+    rotulos = RNG.integers(0, 2, 60)
+    vetores = RNG.normal(size=(60, 4))
+    treino.validacao_cruzada(vetores, rotulos, 0, tmp_path)
+    monkeypatch.setattr(treino, "fontes", lambda *modulos: ["outro código"])
+    assert treina(tmp_path / "inteiro", epocas=1)[2] == [0]
+    treino.validacao_cruzada(vetores, rotulos, 0, tmp_path)
+    assert len(list(tmp_path.glob("validacao_cruzada-*"))) == 2
+
+
 # Misturar
 
 
