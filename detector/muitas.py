@@ -57,7 +57,7 @@ def liga(endereco: str, threads: int) -> Iterator[ModuleType]:
         causa = (str(erro).strip().splitlines() or [type(erro).__name__])[0]
         raise ErroClaro(
             f"--ray {endereco}: nenhum Ray atende aí ({causa[:100]}). Use local, auto ou o "
-            "HOST:PORTA que o `ray start --head` mostrou."
+            "HOST:PORTA que o `ray start --head` mostrou; se ele pede token, RAY_AUTH_MODE=token."
         ) from erro
     try:
         yield ray
@@ -84,7 +84,7 @@ def extrai(
     pasta, dados = pasta.absolute(), pathlib.Path(builder.data_path).absolute()
 
     def espalha(nome, faltam):
-        descricao, marca = dados / "dataset_info.json", pasta / f".visto-{uuid.uuid4().hex}"
+        descricao, marca = dados / "dataset_info.json", pasta / f".incompleto-{uuid.uuid4().hex}"
         conta = Conta(
             dados=str(dados),
             preparo=preparo_,
