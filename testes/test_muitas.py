@@ -14,7 +14,7 @@ from detector import caracteristicas, dados, motores, muitas
 from detector.erros import ErroClaro
 from detector.preparo import redimensiona_img
 
-N = 800
+N = 600
 RAIZ = pathlib.Path(muitas.__file__).parent.parent
 
 
