@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from detector import backbones, leitura, motores, preparo
 from detector.erros import ErroClaro
-from detector.gravacao import digesto, fontes, guarda_arrays, le_arrays
+from detector.gravacao import digesto, fontes, guarda_arrays, le_arrays, uma_vez
 
 FOTOS_POR_PARTE = 500
 LADO_MINIATURA = 16
@@ -69,6 +69,22 @@ class Caracteristicas:
         crescentes = np.unique(indices)
         lidos = np.stack(list(self.mapas(crescentes).as_numpy_iterator()))
         return lidos[np.searchsorted(crescentes, indices)]
+
+    def pelo_topo(
+        self, topo: keras.Model, indices: Sequence[int], pasta: pathlib.Path
+    ) -> list[np.ndarray]:
+        """Cada saída de `topo`, que recebe mapas, para as fotos de `indices` (crescentes).
+
+        O que ele disse fica em `pasta`: os mesmos pesos, nas mesmas fotos, só são rodados uma vez.
+        """
+
+        def calcula():
+            saidas = topo.predict(self.mapas(indices).batch(256), verbose=0)
+            return {str(i): saida for i, saida in enumerate(keras.tree.flatten(saidas))}
+
+        depende_de = [self.digest, indices, topo.to_json(), topo.get_weights()]
+        guardadas = uma_vez(pasta, "topo", depende_de, calcula)
+        return [guardadas[str(i)] for i in range(len(guardadas))]
 
 
 @dataclasses.dataclass

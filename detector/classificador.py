@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -62,17 +63,25 @@ def guarda(
     )
 
 
-def preve_do_arquivo(pasta: pathlib.Path, lotes: tf.data.Dataset) -> dict[str, np.ndarray | float]:
-    """O que diz o `.keras` de `pasta`, rodado no Keras desde a foto, sem nada do que está guardado.
+def preve_do_arquivo(
+    rascunho: pathlib.Path, lotes: tf.data.Dataset, pasta: pathlib.Path, depende_de: list
+) -> dict[str, np.ndarray]:
+    """O que diz o `.keras` de `rascunho`, rodado no Keras desde a foto, sem nada do já calculado.
 
     lotes: pares (fotos (b, 224, 224, 3) em [0, 1], rótulos). Devolve p, (n,), a probabilidade da
-    classe 1, e fotos_por_segundo, em que entram ler e preparar cada foto.
+    classe 1, e fotos_por_segundo, em que entram ler e preparar cada foto. O resultado fica em
+    `pasta`: um modelo com os mesmos pesos e as mesmas fotos, `depende_de`, só é rodado uma vez.
     """
-    lido = keras.models.load_model(pasta / gravacao.MODELO, compile=False)
-    lido.predict(lotes.take(1), verbose=0)  # a primeira vez inclui preparar-se
-    inicio = time.perf_counter()
-    p = lido.predict(lotes, verbose=0).ravel()
-    return {"p": p, "fotos_por_segundo": len(p) / (time.perf_counter() - inicio)}
+
+    def calcula():
+        lido = keras.models.load_model(rascunho / gravacao.MODELO, compile=False)
+        p = lido.predict(lotes, verbose=0).ravel()
+        inicio = time.perf_counter()  # a primeira vez inclui preparar-se; a segunda é medida
+        lido.predict(lotes, verbose=0)
+        return {"p": p, "fotos_por_segundo": len(p) / (time.perf_counter() - inicio)}
+
+    codigo = gravacao.fontes(sys.modules[__name__])
+    return gravacao.uma_vez(pasta, "do_arquivo", [depende_de, codigo], calcula)
 
 
 def carrega_classificador(modelos: str | os.PathLike) -> Callable[..., Veredito]:

@@ -2,10 +2,10 @@
 
     python docs/gera.py notebook   roda o notebook; refaz as saídas dele, imagens/ e metricas.json
     python docs/gera.py            só reescreve os números dos textos, a partir de metricas.json
-    python docs/gera.py mede ARQUIVO   roda o notebook sem mudá-lo e grava o que ele mediu
+    python docs/gera.py mede ARQUIVO [PARÂMETRO=VALOR…]   roda o notebook e grava o que ele mediu
     python docs/gera.py endereco URL   escreve o endereço no notebook, e os selos do Colab
 
-Cada bloco entre `<!-- numeros: NOME -->` e `<!-- /numeros -->` é escrito por uma função daqui.
+Quem escreve os números é `docs/textos.py`.
 """
 
 import json
@@ -15,121 +15,15 @@ import resource
 import shutil
 import sys
 import tempfile
+import time
 
-RAIZ = pathlib.Path(__file__).resolve().parent.parent
+import textos
+
+RAIZ = textos.RAIZ
 NOTEBOOK = RAIZ / "detector_dogs_cats.ipynb"
 METRICAS = RAIZ / "docs/metricas.json"
 COLAB = "https://colab.research.google.com"
 VERSAO = "v" + re.search(r'__version__ = "(.+)"', (RAIZ / "detector/__init__.py").read_text())[1]
-TEXTOS = (RAIZ / "README.md", RAIZ / "docs/como_funciona.md")
-FAIXAS = {
-    "[0, 1]": "[0, 1], a certa",
-    "0–255": "0–255, sem normalizar",
-    "[−1, 1]": "[−1, 1], de outra rede",
-}
-
-
-def num(valor: float, casas: int = 4) -> str:
-    """O número em português: 0,9900."""
-    return f"{valor:.{casas}f}".replace(".", ",")
-
-
-def _linha(nome: str, m: dict) -> str:
-    minimo, maximo = m["acuracia_ic95"]
-    acuracia = f"{num(m['acuracia'])} ({num(minimo)} a {num(maximo)})"
-    outras = " | ".join(num(m[chave]) for chave in ("precisao", "recall", "log_loss"))
-    return f"| {nome} | {m['n']} | {acuracia} | {outras} |"
-
-
-def _linhas(m: dict) -> list[str]:
-    return [
-        _linha("**teste**, modelo entregue", m),
-        _linha("validação, antes do fine-tuning", m["validacao_congelado"]),
-        _linha("validação, depois (ajudou a escolher)", m["validacao"]),
-        _linha("validação cruzada, antes do fine-tuning", m["validacao_cruzada"]),
-    ]
-
-
-def resultado(m: dict) -> list[str]:
-    """A tabela do começo do README."""
-    return [
-        "| | fotos | acurácia (intervalo de 95 %) | precisão | recall | log loss |",
-        "| --- | --- | --- | --- | --- | --- |",
-        *_linhas(m),
-        "",
-        f"Quem diz sempre a classe mais comum do treino acerta {num(m['linha_de_base'])} no "
-        f"teste. O fine-tuning foi {m['ajuste_fino']}, com {num(100 * m['parte_nova'], 0)} % de "
-        f"pesos novos. Recusados como «nenhum dos dois»: {m['recusadas_teste']} dos "
-        f"{m['n_teste']} gatos e cachorros do teste, e {m['outras_coisas_recusadas']} de 6 imagens "
-        "de outras coisas.",
-    ]
-
-
-def vinte_mil(_: dict) -> list[str]:
-    """A mesma tabela, com as 20.000 fotos pequenas de docs/metricas_20000.json."""
-    m = json.loads(METRICAS.with_name("metricas_20000.json").read_text(encoding="utf-8"))
-    return [
-        f"| **20.000 fotos pequenas** (treino: {m['n_treino']}) | fotos | acurácia (intervalo de "
-        "95 %) | precisão | recall | log loss |",
-        "| --- | --- | --- | --- | --- | --- |",
-        *_linhas(m),
-        "",
-        f"Recusados: {m['recusadas_teste']} dos {m['n_teste']} gatos e cachorros do teste. A "
-        f"execução inteira levou {num(m['segundos_total'], 0)} s, e a memória chegou a "
-        f"{num(m['pico_mb'] / 1000, 1)} GB.",
-    ]
-
-
-def tempo(m: dict) -> list[str]:
-    """Quanto demora, no README."""
-    n = m["n_treino"] + m["n_validacao"] + m["n_teste"]
-    return [
-        f"Nessa execução, com {n} fotos: {num(m['segundos_ate_metrica'], 0)} s até a primeira "
-        f"acurácia, {num(m['segundos_total'], 0)} s até a última célula, e no máximo "
-        f"{num(m['pico_mb'] / 1000, 1)} GB de memória. O motor foi o `{m['motor']}`.",
-    ]
-
-
-def licao2(m: dict) -> list[str]:
-    """A tabela da segunda lição."""
-    linhas = [
-        "| pixels que chegam à rede | acurácia (intervalo de 95 %) | log loss |",
-        "| --- | --- | --- |",
-    ]
-    for faixa, r in m["licao_2"].items():
-        acuracia = "{} ({} a {})".format(num(r["acuracia"]), *map(num, r["acuracia_ic95"]))
-        linhas.append(f"| {FAIXAS[faixa]} | {acuracia} | {num(r['log_loss'])} |")
-    return linhas
-
-
-def licao3(m: dict) -> list[str]:
-    """Os segundos da terceira lição."""
-    epoca, extracao = m["segundos_epoca_comum"], m["segundos_extracao"]
-    return [
-        f"Nessa execução, uma época comum levaria {num(epoca, 0)} s só para ir pela rede, e dez "
-        f"épocas, {num(10 * epoca, 0)} s. Passar cada foto uma vez levou {num(extracao, 0)} s."
-    ]
-
-
-def disco(m: dict) -> list[str]:
-    """Quanto ocupa a pasta de modelos."""
-    n = m["n_treino"] + m["n_validacao"] + m["n_teste"]
-    inteiro = m["kb_por_foto"] * 23262 / 1000
-    return [
-        f"**Espaço**: com {n} fotos, a pasta inteira ocupou {num(m['mb_modelos'], 0)} MB. Vetores "
-        f"e mapas ocupam {num(m['kb_por_foto'], 1)} kB por foto; com as 23.262 do dataset inteiro, "
-        f"a conta dá {num(inteiro, 0)} MB.",
-    ]
-
-
-def com_numeros(texto: str, medidas: dict) -> str:
-    """O texto com todos os blocos refeitos."""
-
-    def refaz(bloco: re.Match) -> str:
-        linhas = globals()[bloco[1]](medidas)
-        return "\n".join([f"<!-- numeros: {bloco[1]} -->", *linhas, "<!-- /numeros -->"])
-
-    return re.sub(r"<!-- numeros: (\w+) -->.*?<!-- /numeros -->", refaz, texto, flags=re.DOTALL)
 
 
 def roda_notebook() -> None:
@@ -138,7 +32,10 @@ def roda_notebook() -> None:
 
     notebook = nbformat.read(NOTEBOOK, 4)
     with tempfile.TemporaryDirectory() as modelos:
-        _executa(notebook, pathlib.Path(modelos), METRICAS)
+        medidas = executa(notebook, pathlib.Path(modelos), {})
+        if (medidas["dataset"].partition("/")[0], medidas["fotos"]) != ("cats_vs_dogs", 2000):
+            sys.exit("os textos falam das 2.000 primeiras fotos reais; com outras, nada é gravado.")
+        _grava(medidas, METRICAS)
         for figura in pathlib.Path(modelos, "figuras").glob("*.png"):
             shutil.copy(figura, RAIZ / "imagens")
     for celula in notebook.cells:
@@ -152,38 +49,72 @@ def roda_notebook() -> None:
     nbformat.write(notebook, NOTEBOOK)
 
 
-def mede(arquivo: str) -> None:
-    """Roda o notebook, sem mudar nada nele, e grava em `arquivo` o que ele mediu."""
+def mede(arquivo: str, *opcoes: str) -> None:
+    """Roda o notebook, sem mudar nada nele, e grava em `arquivo` o que ele mediu.
+
+    opcoes: parâmetros do notebook, como MAX_IMAGENS=500. Sem MODELOS, a pasta começa vazia.
+    """
     import nbformat
 
-    with tempfile.TemporaryDirectory() as modelos:
-        _executa(nbformat.read(NOTEBOOK, 4), pathlib.Path(modelos), pathlib.Path(arquivo))
+    parametros = dict(opcao.split("=", 1) for opcao in opcoes)
+    parametros = {nome: json.loads(v) if v.isdigit() else v for nome, v in parametros.items()}
+    with tempfile.TemporaryDirectory() as vazia:
+        modelos = pathlib.Path(parametros.pop("MODELOS", vazia))
+        _grava(executa(nbformat.read(NOTEBOOK, 4), modelos, parametros), pathlib.Path(arquivo))
 
 
-def _executa(notebook, modelos: pathlib.Path, arquivo: pathlib.Path) -> None:
-    """Roda as células, com MODELOS numa pasta vazia, e grava as medidas, a memória e o espaço."""
+def executa(notebook, modelos: pathlib.Path, parametros: dict) -> dict:
+    """Roda as células; devolve as medidas do notebook, segundos por seção, memória e espaço."""
     from nbclient import NotebookClient
 
-    [parametros] = [c for c in notebook.cells if "parameters" in c.metadata.get("tags", [])]
-    original = parametros.source
-    parametros.source += f"\nMODELOS = {str(modelos)!r}"
-    NotebookClient(notebook, timeout=None, resources={"metadata": {"path": RAIZ}}).execute()
-    parametros.source = original
+    [celula] = [c for c in notebook.cells if "parameters" in c.metadata.get("tags", [])]
+    original = celula.source
+    for nome, valor in (parametros | {"MODELOS": str(modelos)}).items():
+        celula.source += f"\n{nome} = {valor!r}"
+    secao, secoes = "", {}
+    for c in notebook.cells:
+        titulo = re.match(r"## \d+\. (.*)", c.source)
+        secao = titulo[1] if titulo else secao
+        c.metadata["secao"] = secao
+
+    def comeca(cell, cell_index):
+        secoes[cell.metadata["secao"]] = secoes.get(cell.metadata["secao"], 0) - time.perf_counter()
+
+    def acaba(cell, cell_index, execute_reply):
+        secoes[cell.metadata["secao"]] += time.perf_counter()
+
+    inicio = time.perf_counter()
+    NotebookClient(
+        notebook,
+        timeout=None,
+        resources={"metadata": {"path": RAIZ}},
+        on_cell_execute=comeca,
+        on_cell_executed=acaba,
+    ).execute()
+    segundos = time.perf_counter() - inicio
+    for c in notebook.cells:
+        del c.metadata["secao"]
+    celula.source = original
     medidas = json.loads((modelos / "metricas.json").read_text(encoding="utf-8"))
-    medidas |= _espaco(modelos, medidas)
+    medidas["fotos"] = sum(medidas[f"n_{parte}"] for parte in ("treino", "validacao", "teste"))
+    medidas["segundos_por_secao"] = {"abrir o Jupyter": segundos - sum(secoes.values())} | secoes
+    medidas["segundos_com_o_jupyter"] = segundos
     medidas["pico_mb"] = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1000
+    return medidas | _espaco(modelos, medidas)
+
+
+def _grava(medidas: dict, arquivo: pathlib.Path) -> None:
     arquivo.write_text(json.dumps(medidas, indent=1, ensure_ascii=False) + "\n", "utf-8")
 
 
 def _espaco(modelos: pathlib.Path, medidas: dict) -> dict[str, float]:
     """MB da pasta inteira, e kB de vetores e mapas por foto (as da lição 2 também passam)."""
-    fotos = sum(medidas[f"n_{parte}"] for parte in ("treino", "validacao", "teste"))
-    fotos += sum(r["n"] for faixa, r in medidas["licao_2"].items() if faixa != "[0, 1]")
+    licao_2 = sum(r["n"] for faixa, r in medidas["licao_2"].items() if faixa != "[0, 1]")
     total = sum(a.stat().st_size for a in modelos.rglob("*") if a.is_file())
     partes = sum(
         a.stat().st_size for tipo in ("vetores", "mapas") for a in modelos.glob(f"{tipo}-*")
     )
-    return {"mb_modelos": total / 1e6, "kb_por_foto": partes / fotos / 1e3}
+    return {"mb_modelos": total / 1e6, "kb_por_foto": partes / (medidas["fotos"] + licao_2) / 1e3}
 
 
 def _como_na_tela(saidas: list) -> list:
@@ -253,9 +184,7 @@ def main() -> None:
         return mede(*sys.argv[2:])
     if sys.argv[1:] == ["notebook"]:
         roda_notebook()
-    medidas = json.loads(METRICAS.read_text(encoding="utf-8"))
-    for arquivo in TEXTOS:
-        arquivo.write_text(com_numeros(arquivo.read_text(encoding="utf-8"), medidas), "utf-8")
+    textos.escreve()
 
 
 if __name__ == "__main__":

@@ -11,29 +11,33 @@ from conftest import NOTEBOOK, RAIZ
 
 sys.path.insert(0, str(RAIZ / "docs"))
 import gera
+import textos
 
 
 @pytest.fixture
 def medidas():
-    return json.loads(gera.METRICAS.read_text(encoding="utf-8"))
+    return textos.medidas()
 
 
-@pytest.mark.parametrize("texto", gera.TEXTOS, ids=lambda caminho: caminho.name)
+@pytest.mark.parametrize("texto", textos.TEXTOS, ids=lambda caminho: caminho.name)
 def test_os_numeros_sao_os_da_execucao_gravada(texto, medidas):
     """E trocar precisão e recall, ou a acurácia por outra, seria visto."""
     escrito = texto.read_text(encoding="utf-8")
     assert "<!-- numeros:" in escrito
-    assert gera.com_numeros(escrito, medidas) == escrito
+    assert textos.com_numeros(escrito, medidas) == escrito
 
 
 def test_uma_medida_trocada_por_outra_muda_o_readme(medidas):
     escrito = (RAIZ / "README.md").read_text(encoding="utf-8")
-    assert medidas["precisao"] != medidas["recall"]
-    trocadas = medidas | {"precisao": medidas["recall"], "recall": medidas["precisao"]}
-    assert gera.com_numeros(escrito, trocadas) != escrito
+    gravada = medidas["metricas"]
+    assert gravada["precisao"] != gravada["recall"]
+    trocadas = gravada | {"precisao": gravada["recall"], "recall": gravada["precisao"]}
+    trocadas = medidas | {"metricas": trocadas}
+    assert textos.com_numeros(escrito, trocadas) != escrito
 
 
 def test_as_metricas_gravadas_sao_as_das_saidas_do_notebook(medidas):
+    medidas = medidas["metricas"]
     celulas = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
     ditas = "".join(
         "".join(saida.get("text", "")) for c in celulas for saida in c.get("outputs", [])
@@ -42,13 +46,16 @@ def test_as_metricas_gravadas_sao_as_das_saidas_do_notebook(medidas):
         "Teste ({n} fotos): acurácia {acuracia:.4f} · precisão {precisao:.4f} · recall {recall:.4f}"
     )
     assert linha.format(**medidas) in ditas
+    assert f'BACKBONE = "{medidas["backbone"]}"' in "".join(
+        "".join(c["source"]) for c in celulas if c["cell_type"] == "code"
+    )
     assert f"motor {medidas['motor']}, corte {medidas['corte']}" in ditas
 
 
 def test_o_readme_cabe_numa_leitura_e_os_caminhos_dele_existem():
     readme = (RAIZ / "README.md").read_text(encoding="utf-8")
     assert len(readme.splitlines()) <= 200
-    for texto in gera.TEXTOS:
+    for texto in textos.TEXTOS:
         for caminho in re.findall(r"\]\(([^)#:]+)\)", texto.read_text(encoding="utf-8")):
             assert (texto.parent / caminho).exists(), f"{texto.name}: {caminho}"
     for modulo in re.findall(r"`(?:detector/)?(\w+\.py)`", readme):

@@ -34,6 +34,10 @@ def outro_resize(img, label):
 """
 MUDANCAS = {
     "a taxa de aprendizado": ("Adam(3e-3)", "Adam(1e-3)"),
+    "os rótulos": (
+        'rotulos = fotos["rotulo"].to_numpy()',
+        'rotulos = 1 - fotos["rotulo"].to_numpy()',
+    ),
     "a regularização": ("L2(1e-3)", "L2(1e-1)"),
     "o que descongela": (
         "not isinstance(camada, layers.BatchNormalization)",

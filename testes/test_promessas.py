@@ -39,7 +39,7 @@ MORTES = [
     ("mata-gravando", "ajuste-", 2),
     # a avaliação: a mistura, o teste, a validação cruzada, a lição 2
     ("mata", "validacoes = {}", 0.05),
-    ("mata", "do_arquivo = detector.gravacao.uma_vez", 0.2),
+    ("mata", "do_arquivo = detector.classificador", 0.2),
     ("mata-gravando", "validacao_cruzada-", 1),
     ("mata-gravando", "vetores-", 1),
     ("mata", "modelo.save(", 0.05),  # a gravação
@@ -68,7 +68,7 @@ INTERRUPCOES = {  # trecho da célula: segundos até o Ctrl-C
     "validacoes = {}": 0.1,
     "modelo.save(": 0.1,
     "duas_saidas = keras.Model": 0.1,
-    "do_arquivo = detector.gravacao.uma_vez": 0.3,
+    "do_arquivo = detector.classificador": 0.3,
     "classifica = detector.carrega_classificador": 0.3,
     "licao_2 = {}": 1,
 }
