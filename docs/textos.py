@@ -235,7 +235,7 @@ def vizinhos(m: dict) -> list[str]:
 def ajuste_fino(m: dict) -> list[str]:
     """Congelado, sem mistura e entregue, em fotos que não decidiram nada."""
     linhas = [
-        "| fotos | treino | teste | modelo | acurácia (intervalo de 95 %) | precisão | recall | "
+        "| fotos | treino | modelo | teste | acurácia (intervalo de 95 %) | precisão | recall | "
         "log loss |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
