@@ -39,7 +39,9 @@ def confere_parametros(parametros: Mapping) -> None:
 def _o_certo(nome: str, valor) -> str | None:
     """O que `valor` devia ser, ou None se já é."""
     if nome in MINIMOS:
-        serve = type(valor) is int and MINIMOS[nome] <= valor < 2**32
+        if type(valor) is int and valor >= 2**32:
+            return f"precisa ser menor que {2**32}"
+        serve = type(valor) is int and valor >= MINIMOS[nome]
         return None if serve else f"precisa ser um número inteiro, de {MINIMOS[nome]} para cima"
     if nome == "EXPORTAR":  # para o Python, qualquer texto vale True, até "não"
         return None if type(valor) is bool else "precisa ser True ou False, sem aspas"

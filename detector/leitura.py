@@ -16,6 +16,7 @@ from detector import preparo
 from detector.erros import ErroClaro, motivo
 
 MINIMO_DE_FOTOS = 20  # com menos, não há o que dividir em treino, validação e teste
+MINIMO_POR_CLASSE = 5  # uma para cada grupo da validação cruzada
 # Um arquivo do dataset depois do outro: o TFDS intercala 16 deles se ninguém pede outra coisa.
 EM_ORDEM = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
 
@@ -45,7 +46,7 @@ def lista(builder: Builder, n: int | None = None) -> pd.DataFrame:
     """As `n` primeiras fotos (None: todas), na ordem, sem decodificar nenhuma.
 
     Colunas: arquivo, rotulo (0 ou 1) e sha256, que resume a foto, o nome dela e o rótulo.
-    Levanta ErroClaro se são menos de 20, se falta uma classe ou se os arquivos estão danificados.
+    Levanta ErroClaro se são menos de 20, ou 5 de uma classe, ou se os arquivos estão danificados.
     """
     total = builder.info.splits["train"].num_examples
     n = min(n or total, total)
@@ -66,10 +67,11 @@ def lista(builder: Builder, n: int | None = None) -> pd.DataFrame:
             "pasta e rode de novo."
         )
     tabela = pd.DataFrame(linhas, columns=["arquivo", "rotulo", "sha256"])
-    if n < MINIMO_DE_FOTOS or set(tabela.rotulo) != {0, 1}:
+    de_cada = [int((tabela["rotulo"] == classe).sum()) for classe in (0, 1)]
+    if n < MINIMO_DE_FOTOS or min(de_cada) < MINIMO_POR_CLASSE or sum(de_cada) < n:
         raise ErroClaro(
-            f"encontrei {n} fotos, com os rótulos {sorted(set(tabela.rotulo))}; são precisas pelo "
-            f"menos {MINIMO_DE_FOTOS}, das duas classes, 0 e 1."
+            f"encontrei {n} fotos, {de_cada[0]} da classe 0 e {de_cada[1]} da classe 1; são "
+            f"precisas pelo menos {MINIMO_DE_FOTOS}, com {MINIMO_POR_CLASSE} de cada classe."
         )
     return tabela
 

@@ -221,6 +221,13 @@ def test_poucas_fotos_sao_recusadas(amostra):
         dados.lista(amostra, 19)
 
 
+def test_poucas_fotos_de_uma_classe_sao_recusadas(amostra, monkeypatch):
+    """Com menos de 5, a validação cruzada não teria uma para cada grupo (aqui, com menos de 15)."""
+    monkeypatch.setattr("detector.leitura.MINIMO_POR_CLASSE", 15)
+    with pytest.raises(ErroClaro, match=r"\d+ da classe 0 e \d+ da classe 1; .* 15 de cada classe"):
+        dados.lista(amostra, 20)
+
+
 @pytest.mark.parametrize("codificacao", ["utf-8", "utf-8-sig", "cp1252"])
 @pytest.mark.parametrize("separador", [",", ";"])
 def test_a_lista_de_fotos_fora_serve_mesmo_salva_pelo_excel(tmp_path, codificacao, separador):
