@@ -139,8 +139,8 @@ def test_a_linha_de_base_e_a_de_quem_so_viu_os_rotulos_do_treino(semente, capsys
     acaso = np.random.default_rng(semente)
     rotulos, (i_treino, i_teste) = acaso.integers(0, 2, 41), np.split(np.arange(41), [31])
     nomes = {"rotulos": rotulos, "i_treino": i_treino, "i_teste": i_teste, "detector": detector}
-    nomes |= {"duas_saidas": MagicMock(), "extracao": MagicMock(), "CLASSES": ["gato", "cachorro"]}
-    nomes["duas_saidas"].predict.return_value = acaso.random(10), None
+    nomes |= {"extracao": MagicMock(), "duas_saidas": None, "pasta": None, "CLASSES": ["a", "b"]}
+    nomes["extracao"].pelo_topo.return_value = acaso.random((10, 1)), None
     exec(FONTES[DO_TESTE], nomes)
     mudo = DummyClassifier().fit(i_treino[:, np.newaxis], rotulos[i_treino])
     certa = mudo.score(i_teste[:, np.newaxis], rotulos[i_teste])
