@@ -311,7 +311,8 @@ def amostra(m: dict) -> list[str]:
         f"| amostra, {padrao['n_teste']} fotos de teste | {_ganho(g)} |",
         "",
         f"O `fit` do fine-tuning leva {num(padrao['segundos_ajuste'], 0)} s com o corte padrão e "
-        f"{num(fundo['segundos_ajuste'], 0)} s com o mais fundo. O padrão continua o mesmo para "
+        f"{num(fundo['segundos_ajuste'], 0)} s com o mais fundo (uma medida de "
+        "cada). O padrão continua o mesmo para "
         "todas as fotos; quem fica com a amostra o troca numa linha (exercício 4 do notebook).",
     ]
 
