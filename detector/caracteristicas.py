@@ -62,7 +62,8 @@ class Caracteristicas:
         if y is not None:
             formato = (formato, tf.TensorSpec((None, 1), tf.as_dtype(y.dtype)))
         mapas = tf.data.Dataset.from_generator(gera, output_signature=formato).unbatch()
-        return mapas.apply(tf.data.experimental.assert_cardinality(len(indices)))
+        mapas = mapas.apply(tf.data.experimental.assert_cardinality(len(indices)))
+        return mapas.with_options(leitura.SEM_AJUSTE)
 
     def mapas_de(self, indices: Sequence[int]) -> np.ndarray:
         """Os mapas float32 de umas poucas fotos, na ordem pedida: (len(indices), …)."""
@@ -79,7 +80,7 @@ class Caracteristicas:
         """
 
         def calcula():
-            saidas = topo.predict(self.mapas(indices).batch(256), verbose=0)
+            saidas = topo.predict(self.mapas(indices).batch(128), verbose=0)
             return {str(i): saida for i, saida in enumerate(keras.tree.flatten(saidas))}
 
         depende_de = [self.digest, indices, topo.to_json(), topo.get_weights()]
@@ -214,8 +215,9 @@ def pares(
     """tf.data com (foto preparada, miniatura) de cada foto das partes."""
 
     def prepara(img, label):
-        cinza = tf.image.resize(tf.image.rgb_to_grayscale(img), [LADO_MINIATURA] * 2, "area")
-        return preparo_(img, label)[0], tf.cast(cinza[..., 0], tf.uint8)
+        menor = tf.image.resize(img, [LADO_MINIATURA] * 2, "area")  # antes do cinza: custa menos
+        cinza = tf.image.rgb_to_grayscale(menor)[..., 0]
+        return preparo_(img, label)[0], tf.cast(cinza, tf.uint8)
 
     fatia = "+".join(f"train[{parte.inicio}:{parte.fim}]" for parte in partes)
     return leitura.le(builder, fatia).map(prepara, tf.data.AUTOTUNE)

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from detector import gravacao
 from detector.erros import ErroClaro
 from detector.fotos import abre_foto
+from detector.leitura import SEM_AJUSTE
 from detector.preparo import LADO, Preparo, prova, redimensiona_img
 from detector.semelhanca import semelhanca, unitarios
 
@@ -75,9 +76,9 @@ def preve_do_arquivo(
 
     def calcula():
         lido = keras.models.load_model(rascunho / gravacao.MODELO, compile=False)
-        p = lido.predict(lotes, verbose=0).ravel()
-        inicio = time.perf_counter()  # a primeira vez inclui preparar-se; a segunda é medida
-        lido.predict(lotes, verbose=0)
+        lido.predict(lotes.take(1), verbose=0)  # a primeira vez inclui preparar-se, e não é medida
+        inicio = time.perf_counter()
+        p = lido.predict(lotes.with_options(SEM_AJUSTE), verbose=0).ravel()
         return {"p": p, "fotos_por_segundo": len(p) / (time.perf_counter() - inicio)}
 
     codigo = gravacao.fontes(sys.modules[__name__])

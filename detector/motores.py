@@ -6,7 +6,6 @@ Onde não há corte, o mapa é o próprio vetor.
 """
 
 import collections
-import itertools
 import pathlib
 import sys
 import tempfile
@@ -24,6 +23,7 @@ from detector.preparo import LADO
 Roda = Callable[[tf.data.Dataset], Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]]
 
 FOTOS_DE_PROVA = 16
+FOTOS_POR_PEDIDO = 4  # de uma vez no OpenVINO: 7 % mais rápido que de uma em uma
 COSSENO_MINIMO = 0.98  # abaixo disto, o motor não faz a mesma conta que o Keras
 
 
@@ -138,12 +138,12 @@ def _no_openvino(
 
 
 def _grafo(rede: keras.Model) -> tf.compat.v1.GraphDef:
-    """As contas da rede para uma foto, com os pesos dentro, como o TensorFlow as escreve."""
-    uma = tf.function(
-        lambda foto: rede(foto, training=False),
-        input_signature=[tf.TensorSpec((1, LADO, LADO, 3))],
+    """As contas da rede para um pedido, com os pesos dentro, como o TensorFlow as escreve."""
+    contas = tf.function(
+        lambda lote: rede(lote, training=False),
+        input_signature=[tf.TensorSpec((FOTOS_POR_PEDIDO, LADO, LADO, 3))],
     )
-    return convert_variables_to_constants_v2(uma.get_concrete_function()).graph.as_graph_def()
+    return convert_variables_to_constants_v2(contas.get_concrete_function()).graph.as_graph_def()
 
 
 def _em_fila(compilada) -> Roda:
@@ -155,32 +155,33 @@ def _em_fila(compilada) -> Roda:
 
     def roda(fotos):
         livres = [compilada.create_infer_request() for _ in range(quantos)]
-        em_curso = collections.deque()  # (pedido, outra coisa), o mais antigo primeiro
-        em_lotes = fotos.batch(16).prefetch(2).as_numpy_iterator()  # de 1 em 1 custa mais
-        pares = itertools.chain.from_iterable(zip(*lote, strict=True) for lote in em_lotes)
+        em_curso = collections.deque()  # (pedido, as fotos e as outras coisas), o mais antigo antes
+        lotes = fotos.batch(FOTOS_POR_PEDIDO).prefetch(2 * quantos)
         try:
-            for foto, outra in pares:
+            for lote, outras in lotes.as_numpy_iterator():
                 if not livres:
-                    pedido, resposta = _espera(*em_curso.popleft())
+                    pedido, respostas = _espera(*em_curso.popleft())
                     livres.append(pedido)
-                    yield resposta
+                    yield from respostas
+                if len(lote) < FOTOS_POR_PEDIDO:  # o último: repete fotos até encher
+                    lote = np.resize(lote, (FOTOS_POR_PEDIDO, *lote.shape[1:]))
                 pedido = livres.pop()
-                pedido.start_async([foto[np.newaxis]])
-                em_curso.append((pedido, outra))
+                pedido.start_async([lote], share_inputs=True)
+                em_curso.append((pedido, lote, outras))
             while em_curso:
-                yield _espera(*em_curso.popleft())[1]
+                yield from _espera(*em_curso.popleft())[1]
         finally:  # também num Ctrl-C: destruir um pedido em andamento derruba o Python
-            for pedido, _ in em_curso:
+            for pedido, *_ in em_curso:
                 pedido.wait()
 
     return roda
 
 
-def _espera(pedido, outra: np.ndarray):
-    """O pedido, livre de novo, e (mapa, vetor, outra coisa) da foto dele."""
+def _espera(pedido, lote: np.ndarray, outras: np.ndarray):
+    """O pedido, livre de novo, e (mapa, vetor, outra coisa) de cada foto do `lote`."""
     pedido.wait()
-    mapa, vetor = pedido.get_output_tensor(0), pedido.get_output_tensor(len(pedido.results) - 1)
-    return pedido, (mapa.data[0].copy(), vetor.data[0].copy(), outra)
+    saidas = [pedido.get_output_tensor(i).data.copy() for i in range(len(pedido.results))]
+    return pedido, zip(saidas[0], saidas[-1], outras, strict=False)
 
 
 def _compara(certo: Roda, motor: Roda, fotos: tf.data.Dataset) -> None:
