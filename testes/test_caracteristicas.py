@@ -7,6 +7,7 @@ import shutil
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 import tensorflow_datasets as tfds
 from keras import layers
 
@@ -99,6 +100,14 @@ def test_os_mapas_vem_na_ordem_com_o_rotulo_de_cada_um(antes, fotos, amostra, in
     np.testing.assert_allclose(mapas, esperados, rtol=2e-3, atol=2e-3)
     assert np.ravel(rotulos).tolist() == list(indices) and len(pares) == len(indices)
     assert np.array_equal(mapas, np.stack(list(antes.mapas(indices).as_numpy_iterator())))
+
+
+def test_nada_espera_a_thread_do_ajuste_automatico_do_tf_data(antes, amostra):
+    """Com ele ligado, o fim de cada passagem trava, às vezes, tanto quanto ela demorou."""
+    lotes = antes.mapas(range(N)).batch(32).prefetch(tf.data.AUTOTUNE)
+    for dataset in (lotes, caracteristicas.pares(amostra, antes.partes, redimensiona_img)):
+        assert dataset.options().autotune.enabled is False
+    assert dados.le(amostra, "train[:9]").batch(2).options().autotune.enabled is False
 
 
 def test_poucos_mapas_vem_em_qualquer_ordem_e_repetidos(antes):
