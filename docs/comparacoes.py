@@ -68,7 +68,7 @@ def compara(parametros: dict, divisoes: int, corte: str | None = None) -> tuple[
     partes, segundos = [], []
     for i in range(divisoes):
         v = roda(parametros, i / divisoes, corte)
-        mapas = v["extracao"].mapas(v["i_teste"]).batch(256)
+        mapas = v["extracao"].mapas(v["i_teste"]).batch(128)
         for nome, parte in (("congelado", 0), ("sem_mistura", 1), ("escolhido", v["parte"])):
             v["detector"].treino.mistura(v["ajustado"], v["antes"], v["depois"], parte)
             juntos[nome].append(v["ajustado"].predict(mapas, verbose=0).ravel())

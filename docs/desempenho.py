@@ -95,9 +95,13 @@ class Banco:
     def decodifica(self) -> float:
         return segundos(lambda: [None for _ in self.em_lotes()])
 
-    def predict(self) -> float:
-        self.backbone.predict(self.em_lotes(0, 32), verbose=0)  # a primeira vez inclui preparar-se
-        return segundos(lambda: self.backbone.predict(self.em_lotes(), verbose=0))
+    def predict(self, com_ajuste: bool = False) -> float:
+        """Segundos do `Model.predict`. com_ajuste: com o ajuste automático do tf.data ligado."""
+        opcoes = self.tf.data.Options()
+        opcoes.autotune.enabled = com_ajuste
+        lotes = self.em_lotes().with_options(opcoes)
+        self.backbone.predict(lotes.take(1), verbose=0)  # a primeira vez inclui preparar-se
+        return segundos(lambda: self.backbone.predict(lotes, verbose=0))
 
     def extrai(self, motor: str) -> float:
         """Da foto aos vetores e mapas em disco, sem montar o motor."""
@@ -116,6 +120,7 @@ class Banco:
         quinhentas = self.tf.data.Dataset.from_tensor_slices(
             [foto for foto, _ in self.preparadas(0, 500)]
         ).map(lambda foto: (foto, foto[0, 0]))
+        quinhentas = quinhentas.with_options(detector.leitura.SEM_AJUSTE)
         roda = detector.motores.monta(motor, self.backbone, self.corte, self.pasta, quinhentas)
         demora = segundos(lambda: [None for _ in roda(quinhentas)])
         return demora * len(self.fotos) / 500
@@ -124,7 +129,11 @@ class Banco:
 def caminhos(banco: Banco) -> dict:
     """Segundos para passar todas as fotos, de cada jeito."""
     motores = detector.motores.candidatos("openvino")
-    jeitos = {"Model.predict": banco.predict, "só decodificar": banco.decodifica}
+    jeitos = {
+        "Model.predict": banco.predict,
+        "o mesmo, com o ajuste automático do tf.data": lambda: banco.predict(com_ajuste=True),
+        "só decodificar": banco.decodifica,
+    }
     for motor in motores:
         jeitos[f"extração, {motor}"] = lambda motor=motor: banco.extrai(motor)
         jeitos[f"só o motor, {motor}"] = lambda motor=motor: banco.motor_sozinho(motor)

@@ -214,8 +214,21 @@ def crescimento(m: dict) -> list[str]:
         "",
         f"`Model.predict` leva {num(m['predict_grande'], 0)} s para as {m['fotos_grande']}: a "
         f"execução inteira custa {num(ultimo / m['predict_grande'], 2)} disso.",
+        "",
+        *_custo(m),
     ]
     return linhas
+
+
+def _custo(m: dict) -> list[str]:
+    """A extração e o fine-tuning, em P, com as fotos reais e com as pequenas."""
+    poucas = m["sessoes"]["primeira"], m["caminhos"]["Model.predict"], m["fotos"]
+    muitas = m["crescimento"][str(m["fotos_grande"])], m["predict_grande"], m["fotos_grande"]
+    return [
+        f"- {n} fotos: a extração custa {num(v['segundos_extracao'] / p, 2)} P, e a seção do "
+        f"fine-tuning inteira, {num(v['segundos_por_secao']['Fine-tuning'] / p, 2)} P."
+        for v, p, n in (poucas, muitas)
+    ]
 
 
 def vizinhos(m: dict) -> list[str]:
