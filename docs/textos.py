@@ -83,17 +83,13 @@ def tempo(m: dict) -> list[str]:
         "| | até a primeira acurácia | até a última célula | memória | motor |",
         "| --- | --- | --- | --- | --- |",
     ]
-    for arquivo, fotos in EXECUCOES.items():
-        v = m[arquivo]
+    execucoes = [(fotos, m[nome], f"`{m[nome]['motor']}`") for nome, fotos in EXECUCOES.items()]
+    segunda = m["desempenho"]["sessoes"]["segunda"]
+    for fotos, v, motor in [*execucoes, ("2.000 reais, segunda sessão", segunda, "–")]:
         linhas.append(
             f"| {fotos} | {num(v['segundos_ate_metrica'], 0)} s | "
-            f"{num(v['segundos_total'], 0)} s | {num(v['pico_mb'] / 1000, 1)} GB | `{v['motor']}` |"
+            f"{num(v['segundos_total'], 0)} s | {num(v['pico_mb'] / 1000, 1)} GB | {motor} |"
         )
-    segunda = m["desempenho"]["sessoes"]["segunda"]
-    linhas.append(
-        f"| 2.000 reais, segunda sessão | {num(segunda['segundos_ate_metrica'], 0)} s | "
-        f"{num(segunda['segundos_total'], 0)} s | {num(segunda['pico_mb'] / 1000, 1)} GB | – |"
-    )
     return linhas
 
 
