@@ -16,7 +16,6 @@ from tqdm import tqdm
 from detector import gravacao
 from detector.erros import ErroClaro
 from detector.fotos import abre_foto
-from detector.leitura import SEM_AJUSTE
 from detector.preparo import LADO, Preparo, prova, redimensiona_img
 from detector.semelhanca import semelhanca, unitarios
 
@@ -78,7 +77,7 @@ def preve_do_arquivo(
         lido = keras.models.load_model(rascunho / gravacao.MODELO, compile=False)
         lido.predict(lotes.take(1), verbose=0)  # a primeira vez inclui preparar-se, e não é medida
         inicio = time.perf_counter()
-        p = lido.predict(lotes.with_options(SEM_AJUSTE), verbose=0).ravel()
+        p = lido.predict(lotes, verbose=0).ravel()
         return {"p": p, "fotos_por_segundo": len(p) / (time.perf_counter() - inicio)}
 
     codigo = gravacao.fontes(sys.modules[__name__])

@@ -14,9 +14,9 @@ from tensorflow_datasets.image_classification import cats_vs_dogs
 
 from detector import copia, fotos, gravacao, rede
 from detector.erros import ErroClaro, motivo
-from detector.leitura import Builder, classes, le, le_fotos_fora, lista, pega
+from detector.leitura import EM_ORDEM, Builder, classes, le, le_fotos_fora, lista, pega
 
-__all__ = ["abre", "classes", "le", "le_fotos_fora", "lista", "pega"]
+__all__ = ["EM_ORDEM", "abre", "classes", "le", "le_fotos_fora", "lista", "pega"]
 
 AMOSTRA = pathlib.Path(__file__).parent.parent / "amostra/cats_vs_dogs_amostra/1.0.0"
 

@@ -178,7 +178,10 @@ def _em_fila(compilada) -> Roda:
 
 
 def _espera(pedido, lote: np.ndarray, outras: np.ndarray):
-    """O pedido, livre de novo, e (mapa, vetor, outra coisa) de cada foto do `lote`."""
+    """O pedido, livre de novo, e (mapa, vetor, outra coisa) de cada foto do `lote`.
+
+    O pedido lê as fotos do próprio `lote`, sem copiá-lo: quem espera o mantém na memória.
+    """
     pedido.wait()
     saidas = [pedido.get_output_tensor(i).data.copy() for i in range(len(pedido.results))]
     return pedido, zip(saidas[0], saidas[-1], outras, strict=False)

@@ -72,7 +72,11 @@ def test_o_notebook_e_curto_e_mostra_cedo():
 
 
 @pytest.mark.parametrize(
-    "trecho", [".fit(", "Dense(", "/ 255", "compile(", "trainable", ".batch(", "as_dataset("]
+    "trecho",
+    [
+        *(".fit(", "Dense(", "/ 255", "compile(", "trainable", ".batch(", "as_dataset("),
+        "read_config=detector.dados.EM_ORDEM",  # ou um rótulo poderia não ser o da sua foto
+    ],
 )
 def test_a_receita_esta_a_vista(trecho):
     """Quem procura este passo no notebook o encontra numa célula."""
