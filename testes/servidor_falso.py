@@ -1,4 +1,4 @@
-"""Um servidor que entrega um arquivo por HTTP, bem ou mal."""
+"""Um servidor que entrega um arquivo por HTTP ou HTTPS, bem ou mal, e anota o que lhe pedem."""
 
 import contextlib
 import http.server
@@ -7,51 +7,63 @@ import time
 
 
 class Atende(http.server.BaseHTTPRequestHandler):
-    def do_HEAD(self):
-        self.cabecalho(200, len(self.server.conteudo))
+    """Responde a GET, e ao CONNECT de quem o toma por um proxy; recusa o resto, como um HEAD."""
+
+    def do_CONNECT(self):
+        self.send_error(self.server.status)
 
     def do_GET(self):
         servidor, faixa = self.server, self.headers["Range"]
-        servidor.faixas.append(faixa)
-        inicio = int(faixa.removeprefix("bytes=").removesuffix("-")) if faixa else 0
-        corpo = servidor.conteudo[inicio:]
-        self.cabecalho(206 if faixa else 200, len(corpo), inicio)
+        servidor.pedidos.append(f"GET {faixa}" if faixa else "GET")
+        status = servidor.com_faixa if faixa else servidor.status
+        inicio = int(faixa[len("bytes=") : -1]) if faixa and status == 206 else 0
+        corpo, total = servidor.conteudo[inicio:], len(servidor.conteudo)
+        self.send_response(status)
+        self.send_header("Content-Type", servidor.tipo)
+        self.send_header("Content-Length", str(len(corpo)))
+        if status == 206:
+            self.send_header("Content-Range", f"bytes {inicio}-{total - 1}/{total}")
+        self.end_headers()
+        if len(servidor.pedidos) > servidor.mal_ate:
+            self.wfile.write(corpo)
+            return
         corpo = corpo[: servidor.por_conexao]
-        for i in range(0, len(corpo), 10_000):
-            self.wfile.write(corpo[i : i + 10_000])
-            time.sleep(servidor.pausa)
+        for i in range(0, len(corpo), servidor.gole):
+            self.wfile.write(corpo[i : i + servidor.gole])
+            time.sleep(0.05)
         if servidor.cala:
             servidor.acabou.wait()
 
-    def cabecalho(self, status, tamanho, inicio=0):
-        fim = inicio + tamanho
-        self.send_response(status)
-        self.send_header("Content-Type", self.server.tipo)
-        self.send_header("Content-Length", str(tamanho))
-        self.send_header("Content-Range", f"bytes {inicio}-{fim - 1}/{fim}")
-        self.end_headers()
-
 
 class Servidor(http.server.ThreadingHTTPServer):
-    """Entrega `conteudo`: `por_conexao` bytes a cada pedido, `pausa` segundos a cada 10 kB.
+    """Entrega `conteudo` e guarda em `pedidos` o que lhe pedem.
 
-    Depois fecha a conexão ou, se `cala`, fica em silêncio.
+    status, com_faixa: o que responde a quem pede tudo, e a quem pede uma parte.
+    por_conexao, gole, cala: só manda tantos bytes, aos poucos, e depois desliga ou se cala.
+    mal_ate: depois de tantos pedidos, por_conexao, gole e cala já não valem.
+    certificado: o contexto do `ssl`, para atender por HTTPS.
     """
 
     daemon_threads = True
+    status, com_faixa, tipo, certificado = 200, 206, "application/zip", None
+    por_conexao, gole, cala, mal_ate = None, 10**9, False, 1000
 
-    def __init__(self, conteudo, *, por_conexao=None, pausa=0, cala=False, tipo="zip"):
-        super().__init__(("127.0.0.1", 0), Atende)
-        self.conteudo, self.por_conexao, self.pausa = conteudo, por_conexao, pausa
-        self.cala, self.tipo = cala, tipo
-        self.url = f"http://127.0.0.1:{self.server_port}/f.zip"
-        self.faixas, self.acabou = [], threading.Event()
+    def handle_error(self, request, client_address):
+        """Quem pediu desligou antes do fim: não é defeito do servidor."""
 
 
 @contextlib.contextmanager
-def servindo(*args, **kwargs):
+def servindo(conteudo, **jeito):
     """Atende enquanto o bloco roda."""
-    servidor = Servidor(*args, **kwargs)
+    servidor = Servidor(("127.0.0.1", 0), Atende)
+    vars(servidor).update(jeito, conteudo=conteudo, pedidos=[])
+    servidor.acabou = threading.Event()
+    servidor.url = f"http://127.0.0.1:{servidor.server_port}/f.zip"
+    if servidor.certificado:
+        # O aperto de mãos fica para a thread de cada pedido: um que falhe não prende os outros.
+        abre = {"server_side": True, "do_handshake_on_connect": False}
+        servidor.socket = servidor.certificado.wrap_socket(servidor.socket, **abre)
+        servidor.url = servidor.url.replace("http", "https", 1)
     threading.Thread(target=servidor.serve_forever, args=(0.05,), daemon=True).start()
     try:
         yield servidor
