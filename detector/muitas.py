@@ -1,30 +1,26 @@
-"""As partes das características feitas por muitas máquinas, ou por muitos processos, com o Ray.
+"""As partes feitas por muitas máquinas, ou por muitos processos: quem as reparte é o Ray Data.
 
-Uma parte depende só do que o nome do arquivo dela resume, e por isso qualquer um pode fazê-la. Quem
-chama escolhe o motor, a precisão e as threads, e cada nó é conferido antes de receber trabalho.
-O Ray só é importado quando alguém usa `liga`.
+Quem chama escolhe o motor, a precisão e as threads, e cada nó é conferido antes de começar. O Ray
+só é importado quando alguém usa `liga`.
 """
 
-import collections
 import contextlib
+import functools
+import logging
 import os
 import pathlib
 import pickle
 import socket
-import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import ModuleType
 
-import keras
-import pandas as pd
 import tensorflow_datasets as tfds
 
-from detector import caracteristicas, motores
+from detector import caracteristicas, motores, partes
+from detector.ambiente import prepara
+from detector.arquivos import digesto, grava
 from detector.erros import ErroClaro
-from detector.gravacao import digesto, grava
-from detector.preparo import Preparo
-from detector.trabalhador import Conta, Trabalhador, recusa
 
 ESPERA = 5  # segundos pelo endereço; o Ray levaria três minutos para desistir
 
@@ -37,23 +33,24 @@ def liga(endereco: str, threads: int) -> Iterator[ModuleType]:
     "HOST:PORTA". threads: de cada processo. Levanta ErroClaro se falta o Ray ou ninguém atende.
     """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # senão ele conta cada uso ao fabricante
+    os.environ["RAY_BACKEND_LOG_LEVEL"] = "fatal"  # senão avisa, em inglês, do que ele resolve
     try:
-        import ray
+        import ray.data
     except ModuleNotFoundError as erro:
         raise ErroClaro(
             "falta o Ray. No terminal: python -m pip install -r requirements-ray.txt"
         ) from erro
-    variaveis = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
-    nos_processos = {
-        "py_modules": [str(pathlib.Path(__file__).parent)],
-        "env_vars": dict.fromkeys(variaveis, str(threads)),
-    }
+    n = str(threads)
+    variaveis = {"TF_NUM_INTRAOP_THREADS": n, "TF_NUM_INTEROP_THREADS": n}
+    variaveis["KERAS_BACKEND"] = "tensorflow"
+    codigo = {"py_modules": [str(pathlib.Path(__file__).parent)], "excludes": ["amostra"]}
     try:
         if endereco not in ("local", "auto"):
             host, _, porta = endereco.rpartition(":")
             socket.create_connection((host, int(porta)), ESPERA).close()
+        nos_processos = codigo | {"env_vars": variaveis}
         ray.init(endereco, log_to_driver=False, logging_level="ERROR", runtime_env=nos_processos)
-    except (OSError, ValueError, RuntimeError) as erro:
+    except Exception as erro:  # conforme o que houve, o Ray levanta de tudo
         causa = (str(erro).strip().splitlines() or [type(erro).__name__])[0]
         raise ErroClaro(
             f"--ray {endereco}: nenhum Ray atende aí ({causa[:100]}). Use local, auto ou o "
@@ -65,101 +62,111 @@ def liga(endereco: str, threads: int) -> Iterator[ModuleType]:
         ray.shutdown()
 
 
-def extrai(
-    ray: ModuleType,
-    threads: int,
-    builder: tfds.core.DatasetBuilder,
-    fotos: pd.DataFrame,
-    preparo_: Preparo,
-    backbone: keras.Model,
-    corte: str | None,
-    motor: str,
-    pasta: pathlib.Path,
-) -> caracteristicas.Caracteristicas:
+def extrai(ray, threads, builder, tabela, leitor, backbone, corte, motor, pasta):
     """O mesmo que `caracteristicas.extrai`, com as partes que faltam feitas pelos nós do Ray.
 
-    ray: de `liga`. threads: de cada trabalhador; um nó tem tantos quantos couberem nos núcleos
-    dele. Levanta ErroClaro se um nó não pode fazer a mesma conta, ou se todos caem.
+    ray: de `liga`. threads: de cada processo; um nó tem tantos quantos couberem nos núcleos dele.
+    Levanta ErroClaro, antes de fazer qualquer parte, se um nó não pode fazer a mesma conta.
     """
-    pasta, dados = pasta.absolute(), pathlib.Path(builder.data_path).absolute()
+    info = pathlib.Path(builder.data_path).absolute() / "dataset_info.json"
 
     def espalha(nome, faltam):
-        descricao, marca = dados / "dataset_info.json", pasta / f".incompleto-{uuid.uuid4().hex}"
-        conta = Conta(
-            dados=str(dados),
-            preparo=preparo_,
-            backbone=pickle.dumps(backbone),
-            corte=corte,
-            motor=nome,
-            pasta=pasta,
-            threads=threads,
-            vistos={descricao: descricao.read_bytes(), marca: b""},
-            versoes=motores.versoes(nome),
-            receita=digesto(caracteristicas.receita(preparo_, backbone, corte)),
-        )
+        marca = faltam[0].pasta / f".incompleto-{uuid.uuid4().hex}"
+        vistos = {info: info.read_bytes(), marca: b""}
+        iguais = motores.versoes(nome), _receita(leitor, backbone, corte)
+        rede = pickle.dumps(backbone)  # que só se abre com as bibliotecas já preparadas
+        outros = leitor, rede, corte, nome, threads, faltam[0]
+        monta = functools.partial(_monta, vistos, *iguais, *outros)
         grava(marca, b"")
         try:
-            _distribui(ray, _atores(ray, conta, faltam[0]), faltam)
+            _confere(ray, threads, monta)
+            yield from _reparte(ray, threads, monta, faltam)
         finally:
             marca.unlink(missing_ok=True)
 
-    return caracteristicas.extrai(
-        builder, fotos, preparo_, backbone, corte, motor, pasta, espalha=espalha
-    )
+    pedido = builder, tabela, leitor, backbone, corte, motor, pasta.absolute()
+    return caracteristicas.extrai(*pedido, espalha)
 
 
-def _atores(ray: ModuleType, conta: Conta, parte: caracteristicas.Parte) -> dict:
-    """Um ator para cada `threads` núcleos, por aquilo que avisará que ele está montado.
+def _receita(leitor, backbone, corte) -> str:
+    """A receita sem o código do leitor, que, vindo de um notebook, os nós não têm onde ler."""
+    (_, prova), *resto = partes.receita(leitor, backbone, corte)
+    return digesto(prova, resto)
 
-    Antes, cada nó é conferido. Levanta ErroClaro se algum não pode fazer a conta.
-    """
-    guardada, conferidos, atores = ray.put(conta), [], []
-    confere, trabalhador = ray.remote(num_cpus=0)(recusa), ray.remote(Trabalhador)
-    for no in ray.nodes():
-        onde = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(no["NodeID"], False)
-        quantos = int(no["Resources"].get("CPU", 0) // conta.threads) if no["Alive"] else 0
-        if quantos:
-            por_que = confere.options(scheduling_strategy=onde).remote(guardada)
-            conferidos.append((no, onde, quantos, por_que))
-    if not conferidos:
-        raise ErroClaro(f"nenhum nó do Ray tem {conta.threads} núcleos: diminua --threads.")
-    for no, onde, quantos, por_que in conferidos:
+
+def _monta(vistos, versoes, receita, leitor, rede, corte, motor, threads, parte) -> Callable:
+    """`partes.calcula` com o motor deste processo. Levanta ErroClaro se o nó faria outra conta."""
+    aqui = f"o nó {socket.gethostname()}"
+    for arquivo, conteudo in vistos.items():
+        if not arquivo.is_file() or arquivo.read_bytes() != conteudo:
+            raise ErroClaro(
+                f"{aqui} não vê {arquivo.parent} como este computador: DATA_DIR e MODELOS têm de "
+                "ficar num disco que todos alcancem pelo mesmo caminho."
+            )
+    prepara(0)
+    if motor not in motores.candidatos(motor.partition("-")[0]):
+        raise ErroClaro(f"{aqui} não roda o motor {motor}: escolha outro, ou tire esse nó.")
+    if (daqui := motores.versoes(motor)) != versoes:
+        raise ErroClaro(f"{aqui} tem as versões {daqui}, e não {versoes}: instale as mesmas.")
+    if _receita(leitor, rede := pickle.loads(rede), corte) != receita:
+        raise ErroClaro(f"{aqui} prepara as fotos com outro resultado.")
+    builder = tfds.builder_from_directory(next(iter(vistos)).parent)
+    amostra = partes.com_miniaturas(leitor, builder, [parte])
+    roda = motores.monta(motor, rede, corte, parte.pasta, amostra, threads)
+    if roda is None:
+        raise ErroClaro(f"{aqui} não montou o motor {motor}: escolha outro, ou tire esse nó.")
+    return functools.partial(partes.calcula, roda, leitor, builder)
+
+
+def _confere(ray: ModuleType, threads: int, monta: Callable) -> None:
+    """Cada nó que vai trabalhar monta o motor uma vez, ou diz por que não pode."""
+    num_no = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
+    tenta, monta = ray.remote(num_cpus=0)(lambda monta: bool(monta())), ray.put(monta)
+    nos = [no for no in ray.nodes() if no["Alive"] and no["Resources"].get("CPU", 0) >= threads]
+    if not nos:
+        raise ErroClaro(f"nenhum nó do Ray tem {threads} núcleos: diminua --threads.")
+    for no in nos:
+        la = num_no(no["NodeID"], soft=False)
+        no["resposta"] = tenta.options(scheduling_strategy=la).remote(monta)
+    for no in nos:
         try:
-            por_que = ray.get(por_que)
-        except ray.exceptions.RayTaskError as erro:
-            por_que = f"não pôde ser usado ({str(erro.cause).strip().splitlines()[-1]})"
-        except ray.exceptions.RayError:  # caiu antes de começar: ficam os outros
-            continue
-        if por_que:
-            endereco = f"{no['NodeManagerHostname']} ({no['NodeManagerAddress']})"
-            raise ErroClaro(f"o nó {endereco} {por_que}.")
-        opcoes = {"num_cpus": conta.threads, "scheduling_strategy": onde}
-        atores += [trabalhador.options(**opcoes).remote() for _ in range(quantos)]
-    return {ator.monta.remote(guardada, parte): (ator, None) for ator in atores}
+            ray.get(no["resposta"])
+        except ray.exceptions.RayError as erro:
+            if isinstance(causa := getattr(erro, "cause", None), ErroClaro):
+                raise causa from None
+            nome, causa = no["NodeManagerHostname"], str(erro).strip().splitlines()[-1]
+            raise ErroClaro(f"o nó {nome} não pôde ser usado ({causa}).") from erro
 
 
-def _distribui(ray: ModuleType, em_curso: dict, faltam: list[caracteristicas.Parte]) -> None:
-    """Uma parte de cada vez a cada ator; a de um que cai volta para a fila."""
-    fila, livres, feitas = collections.deque(faltam), [], 0
-    with caracteristicas.barra(sum(parte.fim - parte.inicio for parte in faltam)) as barra:
-        while feitas < len(faltam):
-            while fila and livres:
-                ator, parte = livres.pop(), fila.popleft()
-                em_curso[ator.faz.remote(parte)] = ator, parte
-            if not em_curso:
-                raise ErroClaro("todos os nós caíram. Rode de novo: o que está pronto vale.")
-            [resposta], _ = ray.wait(list(em_curso))
-            ator, parte = em_curso.pop(resposta)
-            try:
-                ray.get(resposta)
-            except ray.exceptions.RayTaskError as erro:
-                raise (erro.cause if isinstance(erro.cause, ErroClaro) else erro) from None
-            except ray.exceptions.RayError:
-                barra.write("Um trabalhador caiu; os outros seguem.", file=sys.stdout)
-                fila.extendleft([parte] if parte else [])
-                continue
-            livres.append(ator)
-            if parte:
-                feitas += 1
-                barra.set_postfix_str(f"{feitas} de {len(faltam)} partes", refresh=False)
-                barra.update(parte.fim - parte.inicio)
+class Trabalhador:
+    """Um processo do Ray Data, que monta o motor uma vez e faz a parte de cada linha."""
+
+    def __init__(self, monta: Callable):
+        self.calcula = functools.cache(monta)  # de novo com a conferência: o nó pode ser novo
+
+    def __call__(self, linha: dict) -> dict:
+        """A linha, com a frase do ErroClaro que ela deu, ou ""."""
+        try:
+            list(self.calcula()([linha["item"]]))
+        except ErroClaro as erro:
+            return linha | {"erro": str(erro)}
+        return linha | {"erro": ""}
+
+
+def _reparte(ray: ModuleType, threads: int, monta: Callable, faltam: list) -> Iterator:
+    """Cada parte, assim que fica pronta; a do nó que cai, o Ray Data a dá a outro."""
+    contexto = ray.data.DataContext.get_current()
+    contexto.enable_progress_bars = contexto.print_on_execution_start = False  # há a nossa barra
+    logging.getLogger("ray.data").setLevel("CRITICAL")
+    linhas = ray.data.from_items(faltam, override_num_blocks=len(faltam))
+    opcoes = {"compute": ray.data.ActorPoolStrategy(), "num_cpus": threads}
+    try:
+        for linha in linhas.map(Trabalhador, fn_constructor_args=[monta], **opcoes).iter_rows():
+            if linha["erro"]:
+                raise ErroClaro(linha["erro"])
+            yield linha["item"]
+    except ray.data.exceptions.ExecutionTimeoutError as erro:  # depois de meia hora
+        raise ErroClaro(
+            "faz tempo que nenhuma parte fica pronta: os nós caíram, ou travaram. Rode de novo: o "
+            "que está pronto vale."
+        ) from erro

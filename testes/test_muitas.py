@@ -1,122 +1,165 @@
 """Muitas máquinas fazem o que uma faria: os mesmos arquivos, e uma frase quando não dá."""
 
+import linecache
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import threading
 import time
 
+import keras
 import pytest
-from test_caracteristicas import CORTE, rede
+import tensorflow_datasets as tfds
+from keras import layers
 
-from detector import caracteristicas, dados, motores, muitas
+from detector import caracteristicas, dados, motores, muitas, origem, partes
 from detector.erros import ErroClaro
-from detector.preparo import redimensiona_img
 
-N = 600
+N, POR_PARTE, CORTE = 200, 10, "corte"
 RAIZ = pathlib.Path(muitas.__file__).parent.parent
+# Uma célula do notebook: o código só existe na memória deste processo.
+CELULA = """
+def anota(fatia):
+    import ray
+    (pasta / fatia.split("+")[-1]).write_text(ray.get_runtime_context().get_node_id())
+
+leitor = lambda builder, fatia: anota(fatia) or dados.le(builder, fatia)
+"""
+
+
+def pedido(leitor=dados.le):
+    """Os argumentos de `extrai`, menos a pasta, com uma rede de brinquedo e partes pequenas."""
+    partes.FOTOS_POR_PARTE = POR_PARTE
+    keras.utils.set_random_seed(0)
+    foto = keras.Input((224, 224, 3))
+    x = layers.Conv2D(8, 5, 16, activation="relu", name=CORTE)(foto)
+    rede = keras.Model(foto, layers.GlobalAveragePooling2D(name="media")(x), name="brinquedo")
+    builder = tfds.builder_from_directory(origem.AMOSTRA)
+    return builder, dados.lista(builder, N), leitor, rede, CORTE, "auto"
 
 
 @pytest.fixture(scope="module")
-def cluster():
-    """Um nó do Ray que só coordena e dois que trabalham, de um núcleo cada, nesta máquina."""
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+def nos():
+    """Um nó do Ray que só coordena, nesta máquina; os que trabalham, a fixture `ray` acrescenta."""
+    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_raylet_start_wait_time_s": "180"}
     from ray.cluster_utils import Cluster
 
     nos = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
-    for _ in range(2):
-        nos.add_node(num_cpus=1)
     yield nos
     nos.shutdown()
 
 
 @pytest.fixture(scope="module")
-def ray(cluster):
-    with muitas.liga(cluster.address, 1) as ligado:
+def ray(nos):
+    with pytest.MonkeyPatch.context() as troca, muitas.liga(nos.address, 1) as ligado:
+        troca.setattr(partes, "FOTOS_POR_PARTE", POR_PARTE)
+        for _ in range(2):  # só depois de `liga`, que senão poderia se ligar a um deles
+            nos.add_node(num_cpus=1)
         yield ligado
 
 
-@pytest.fixture
-def pedido(amostra, monkeypatch):
-    """Os argumentos de `extrai`, com uma rede de brinquedo e partes de 10 fotos."""
-    monkeypatch.setattr(caracteristicas, "FOTOS_POR_PARTE", 10)
-    fotos = dados.lista(amostra, N)
-    receita = {"preparo_": redimensiona_img, "backbone": rede(), "corte": CORTE, "motor": "auto"}
-    return {"builder": amostra, "fotos": fotos} | receita
+def guardadas(pasta, tipo="vetores"):
+    return {arquivo.name: arquivo for arquivo in pasta.glob(f"{tipo}-*.npz")}
 
 
-def partes(pasta):
-    """O conteúdo de cada arquivo de vetores ou de mapas, pelo nome."""
-    todos = [*pasta.glob("vetores-*.dados"), *pasta.glob("mapas-*.dados")]
-    return {arquivo.name: arquivo.read_bytes() for arquivo in todos}
+def depois(pasta, quantas, faz):
+    """Chama `faz`, noutra thread, quando `quantas` partes estiverem prontas."""
+
+    def espera():
+        while len(guardadas(pasta)) < quantas:
+            time.sleep(0.02)
+        faz()
+
+    thread = threading.Thread(target=espera, daemon=True)
+    thread.start()
+    return thread
 
 
-def test_o_no_que_nao_pode_e_recusado_em_uma_frase(ray, pedido, tmp_path, monkeypatch):
-    def frase(threads=1):
-        with pytest.raises(ErroClaro) as erro:
-            muitas.extrai(ray, threads, **pedido, pasta=tmp_path)
-        return str(erro.value)
-
-    with monkeypatch.context() as aqui:
-        aqui.setattr(muitas, "grava", lambda *a: None)  # a marca que os nós têm de ver não aparece
-        assert "não vê" in frase() and str(tmp_path) in frase()
-    with monkeypatch.context() as aqui:
-        aqui.setattr(motores, "versoes", lambda motor: ["1.0"])
-        assert "este computador, ['1.0']: instale as mesmas" in frase()
-    with monkeypatch.context() as aqui:
-        aqui.setattr(motores, "candidatos", lambda motor: ["keras-float16"])
-        assert "não roda o motor keras-float16" in frase()
-    with monkeypatch.context() as aqui:
-        aqui.setattr(caracteristicas.preparo, "prova", lambda preparo: 0)
-        assert "prepara as fotos com outro resultado" in frase()
-    assert "nenhum nó do Ray tem 2 núcleos" in frase(threads=2)
-    assert not list(tmp_path.glob("vetores-*")) and not list(tmp_path.glob(".incompleto-*"))
+@pytest.mark.parametrize(
+    ("modulo", "nome", "outro", "esperada"),
+    [
+        (muitas, "grava", lambda *a: None, "não vê"),
+        (motores, "versoes", lambda motor: ["1.0"], "e não ['1.0']: instale as mesmas"),
+        (motores, "candidatos", lambda motor: ["keras-float16"], "não roda o motor keras-float16"),
+        (dados, "prova", lambda leitor: 0, "prepara as fotos com outro resultado"),
+    ],
+    ids=["pastas", "versões", "motor", "receita"],
+)
+def test_o_no_que_nao_pode_e_recusado(ray, tmp_path, monkeypatch, modulo, nome, outro, esperada):
+    monkeypatch.setattr(modulo, nome, outro)
+    with pytest.raises(ErroClaro, match=f"^o nó {os.uname().nodename} .*{re.escape(esperada)}"):
+        muitas.extrai(ray, 1, *pedido(), tmp_path)
+    assert not guardadas(tmp_path) and not list(tmp_path.glob(".incompleto-*"))
 
 
-def test_um_no_cai_no_meio_e_os_arquivos_sao_os_de_uma_maquina_so(
-    cluster, ray, pedido, tmp_path, capsys
-):
-    """E o que já estava em disco, de uma execução interrompida, não é refeito."""
-    sozinha, juntas = tmp_path / "sozinha", tmp_path / "juntas"
-    caracteristicas.extrai(**pedido | {"fotos": pedido["fotos"][:50]}, pasta=juntas)
-    uma = caracteristicas.extrai(**pedido, pasta=sozinha)
+def test_nenhum_no_com_tantos_nucleos(ray, tmp_path):
+    with pytest.raises(ErroClaro, match="nenhum nó do Ray tem 2 núcleos"):
+        muitas.extrai(ray, 2, *pedido(), tmp_path)
+
+
+def test_quem_chama_morre_e_o_mesmo_comando_continua_de_onde_parou(nos, ray, tmp_path):
+    busca = {"PYTHONPATH": os.pathsep.join(map(str, [RAIZ, RAIZ / "testes"]))}
+    programa = (
+        "import pathlib, sys, detector, test_muitas as t; detector.prepara(0)\n"
+        "with detector.muitas.liga(sys.argv[1], 1) as ray:\n"
+        "    detector.muitas.extrai(ray, 1, *t.pedido(), pathlib.Path(sys.argv[2]))"
+    )
+    comando = [sys.executable, "-c", programa, nos.address, tmp_path]
+    outro = subprocess.Popen(comando, env=os.environ | busca)
+    depois(tmp_path, 3, outro.kill).join(180)
+    assert outro.wait(60) == -9
+    time.sleep(5)  # até acabarem os processos dele nos nós
+    antes = {nome: arquivo.stat().st_ino for nome, arquivo in guardadas(tmp_path).items()}
+    assert 3 <= len(antes) < N // POR_PARTE
+    extracao = muitas.extrai(ray, 1, *pedido(), tmp_path)
+    assert extracao.extraidas == N - POR_PARTE * len(antes)
+    assert antes.items() <= {n: a.stat().st_ino for n, a in guardadas(tmp_path).items()}.items()
+
+
+def test_um_no_cai_no_meio_e_os_arquivos_sao_os_de_uma_maquina_so(nos, ray, tmp_path):
+    """Com um leitor de notebook, que anota onde faz cada parte: cai o nó que fez a terceira."""
+    linecache.cache["<célula>"] = (len(CELULA), None, CELULA.splitlines(True), "<célula>")
+    celula = {"__name__": "__main__", "dados": dados, "pasta": tmp_path}
+    exec(compile(CELULA, "<célula>", "exec"), celula)
+    juntas, sozinha = tmp_path / "juntas", tmp_path / "sozinha"
 
     def derruba():
-        while len(list(juntas.glob("vetores-*"))) < 6:
-            time.sleep(0.02)
-        cluster.remove_node(alheio, allow_graceful=False)
+        onde = (tmp_path / "train[20:30]").read_text()
+        nos.remove_node(next(no for no in nos.worker_nodes if no.node_id == onde), False)
 
-    # O Ray pode ligar este processo a qualquer um dos nós da máquina: cai um que não é o dele.
-    nosso = ray.get_runtime_context().get_node_id()
-    alheio = next(no for no in cluster.worker_nodes if no.node_id != nosso)
-    queda = threading.Thread(target=derruba)
-    queda.start()
-    muitas_ = muitas.extrai(ray, 1, **pedido, pasta=juntas)
+    queda = depois(juntas, 5, derruba)
+    de_muitas = muitas.extrai(ray, 1, *pedido(celula["leitor"]), juntas)
     queda.join()
-    assert "Um trabalhador caiu" in capsys.readouterr().out
-    assert muitas_.extraidas == N - 50 and muitas_.digest == uma.digest
-    assert partes(juntas) == partes(sozinha) and len(partes(juntas)) == 2 * N // 10
-    assert caracteristicas.extrai(**pedido, pasta=juntas).extraidas == 0
+    de_uma = caracteristicas.extrai(*pedido(celula["leitor"]), sozinha)
+    assert len(nos.worker_nodes) == 1 and de_muitas.digest == de_uma.digest
+    for tipo in ("vetores", "mapas"):
+        esperadas = {nome: a.read_bytes() for nome, a in guardadas(sozinha, tipo).items()}
+        assert len(esperadas) == N // POR_PARTE
+        assert {nome: a.read_bytes() for nome, a in guardadas(juntas, tipo).items()} == esperadas
+
+
+def test_se_todos_os_nos_caem_ele_diz_e_para(nos, ray, tmp_path, monkeypatch):
+    paciencia = "execution_no_progress_timeout_s"  # meia hora, se ninguém a muda
+    monkeypatch.setattr(ray.data.DataContext.get_current(), paciencia, 20)
+    depois(tmp_path, 1, lambda: [nos.remove_node(no, False) for no in [*nos.worker_nodes]])
+    with pytest.raises(ErroClaro, match=r"nenhuma parte fica pronta.*Rode de novo"):
+        muitas.extrai(ray, 1, *pedido(), tmp_path)
 
 
 @pytest.mark.parametrize("endereco", ["127.0.0.1:9", "abc", "ray://127.0.0.1:9"])
 def test_endereco_errado_e_dito_logo(endereco):
-    inicio = time.perf_counter()
-    with (
-        pytest.raises(ErroClaro, match=f"--ray {endereco}: nenhum Ray atende aí"),
-        muitas.liga(endereco, 1),
-    ):
+    inicio, frase = time.perf_counter(), f"--ray {endereco}: nenhum Ray atende aí"
+    with pytest.raises(ErroClaro, match=frase), muitas.liga(endereco, 1):
         pass
     assert time.perf_counter() - inicio < 10
 
 
 def test_sem_o_ray_ele_diz_como_instalar(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with (
-        pytest.raises(ErroClaro, match=r"falta o Ray.*requirements-ray.txt"),
-        muitas.liga("auto", 1),
-    ):
+    frase = r"falta o Ray.*requirements-ray.txt"
+    with pytest.raises(ErroClaro, match=frase), muitas.liga("auto", 1):
         pass
 
 
@@ -128,20 +171,14 @@ def test_pelo_terminal_sem_ray_nada_do_ray_e_importado(tmp_path):
         "assert 'ray' not in sys.modules"
     )
     opcoes = ["extrai", "--dataset", "amostra", "--max-imagens", "20", "--modelos", tmp_path]
-    fim = subprocess.run(
-        [sys.executable, "-c", programa, *opcoes], capture_output=True, text=True, cwd=RAIZ
-    )
+    comando = [sys.executable, "-c", programa, *opcoes]
+    fim = subprocess.run(comando, capture_output=True, text=True, cwd=RAIZ)
     assert fim.returncode == 0, fim.stderr
-    assert "extraídas agora: 20 fotos" in fim.stdout
-    assert len(partes(tmp_path)) == 2
+    assert "extraídas agora: 20 fotos" in fim.stdout and len(guardadas(tmp_path)) == 1
 
 
 def test_um_pedido_errado_e_explicado():
-    fim = subprocess.run(
-        [sys.executable, "-m", "detector", "extrai", "--threads", "0"],
-        capture_output=True,
-        text=True,
-        cwd=RAIZ,
-    )
+    comando = [sys.executable, "-m", "detector", "extrai", "--threads", "0"]
+    fim = subprocess.run(comando, capture_output=True, text=True, cwd=RAIZ)
     assert fim.returncode == 2 and fim.stdout == ""
     assert fim.stderr == "THREADS = 0: precisa ser um número inteiro, de 1 para cima.\n"
