@@ -1,115 +1,117 @@
 """O Colab, imitado: só o notebook numa pasta, e o projeto vindo de um repositório ou de um zip."""
 
+import importlib.metadata
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import types
+import venv
 
 import pytest
+import roda_notebook
 from conftest import NOTEBOOK, RAIZ, SEM_REDE
 
 import detector
-from detector.colab import faltam
+
+# Sem rede, o pip só pode usar o que já está instalado; se faltar algo, ele falha.
+PIP = {"PIP_NO_INDEX": "1", "PIP_NO_BUILD_ISOLATION": "0", "PIP_CONFIG_FILE": os.devnull}
+SESSAO = f"""
+import json, sys, types
+sys.modules["google.colab"] = types.ModuleType("google.colab")
+sys.path.append({str(RAIZ / "testes")!r})
+import roda_notebook
+roda_notebook.roda(json.loads(sys.argv[1]))
+"""
 
 
 @pytest.fixture
 def colab(tmp_path):
-    """Uma pasta só com o notebook, e um `google.colab` de mentira no caminho do Python."""
-    falso = tmp_path / "modulos/google/colab"
-    falso.mkdir(parents=True)
-    (falso / "__init__.py").touch()
-    (falso / "drive.py").write_text("def mount(onde):\n    print('Drive em', onde)\n")
-    content = tmp_path / "content"
-    content.mkdir()
-    shutil.copy(NOTEBOOK, content)
-    return content
+    """Uma pasta só com o notebook, e um Python que tem o que o notebook pede, menos o projeto."""
+    venv.create(tmp_path / "python", symlinks=True)
+    daqui = f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n"
+    (instalado(tmp_path) / "o_que_o_colab_traz.pth").write_text(daqui)
+    shutil.copy(NOTEBOOK, tmp_path)
+    return tmp_path
 
 
-@pytest.fixture(scope="module")
-def projeto(tmp_path_factory):
-    """O projeto como está num repositório, com a etiqueta da versão."""
-    pasta = tmp_path_factory.mktemp("origem") / "projeto-2.0.0"
-    pasta.mkdir()
-    for nome in ("detector", "amostra", "requirements.txt", NOTEBOOK.name):
-        copia = shutil.copytree if (RAIZ / nome).is_dir() else shutil.copy
-        copia(RAIZ / nome, pasta / nome)
-    eu = ["-c", "user.name=eu", "-c", "user.email=eu@exemplo"]
-    for comando in (["init"], ["add", "."], [*eu, "commit", "-m", "v"], ["tag", "v2.0.0"]):
-        subprocess.run(["git", *comando], cwd=pasta, check=True, capture_output=True)
+def instalado(colab):
+    """A pasta onde o pip daquele Python instala."""
+    [pasta] = colab.glob("python/lib/python*/site-packages")
     return pasta
 
 
-def abre_no_colab(content, **parametros):
-    """Roda o notebook lá, sem rede; devolve o processo, com tudo o que foi dito em `stdout`."""
-    parametros = {"DATASET": "amostra", "MAX_IMAGENS": 60} | parametros
-    sessao = (
-        "import json, sys, google.colab\n"
-        f"sys.path.append({str(RAIZ / 'testes')!r})\n"
-        "import roda_notebook\n"
-        "roda_notebook.roda(json.loads(sys.argv[1]), [])"
-    )
-    return subprocess.run(
-        [sys.executable, "-c", sessao, json.dumps(parametros)],
-        cwd=content,
-        env={
-            **os.environ,
-            **SEM_REDE,
-            "PYTHONPATH": str(content.parent / "modulos"),
-            "NOTEBOOK": str(content / NOTEBOOK.name),
-        },
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=300,
-    )
+@pytest.fixture
+def projeto(tmp_path_factory):
+    """O projeto, como o GitHub o oferece: numa pasta com o nome dele."""
+    pasta = tmp_path_factory.mktemp("origem") / "projeto-main"
+    shutil.copytree(RAIZ / "detector", pasta / "detector")
+    for nome in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(RAIZ / nome, pasta)
+    return pasta
 
 
-def test_do_notebook_sozinho_a_ultima_celula_por_um_repositorio(colab, projeto):
-    """Traz a versão com etiqueta, instala só o que falta e roda tudo na pasta do projeto."""
-    sessao = abre_no_colab(colab, REPOSITORIO=f"file://{projeto}")
+def abre_no_colab(colab, ultima, **parametros):
+    """Roda o notebook lá, sem rede, até a célula `ultima`; devolve o processo e o que foi dito."""
+    tags = list(roda_notebook.celulas())
+    pedido = {"parametros": {"DATASET": "amostra", "MAX_IMAGENS": 60} | parametros}
+    pedido["pula"] = tags[tags.index(ultima) + 1 :]
+    comando = [colab / "python/bin/python", "-c", SESSAO, json.dumps(pedido)]
+    saida = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    ambiente = {**os.environ, **SEM_REDE, **PIP}
+    return subprocess.run(comando, cwd=colab, env=ambiente, timeout=300, **saida)
+
+
+def test_do_notebook_sozinho_a_ultima_celula_pelo_endereco_de_um_ramo(colab, projeto):
+    """O TensorFlow e o resto que o Colab já traz ficam como estão, mesmo que mais novos."""
+    eu = ["-c", "user.name=eu", "-c", "user.email=eu@exemplo"]
+    for comando in (["init"], ["add", "."], [*eu, "commit", "-m", "v"], ["branch", "aula/1"]):
+        subprocess.run(["git", *comando], cwd=projeto, check=True, capture_output=True)
+    antes, ultima = {*instalado(colab).iterdir()}, list(roda_notebook.celulas())[-1]
+    endereco = f"file://{projeto}/tree/aula/1"
+    sessao = abre_no_colab(colab, ultima, REPOSITORIO=endereco, EPOCAS=2)
     assert sessao.returncode == 0, sessao.stdout[-2000:]
-    assert "nada a instalar" in sessao.stdout
-    assert (colab / "projeto/modelos/metricas.json").is_file()
+    metricas = json.loads((colab / "modelos/metricas.json").read_text(encoding="utf-8"))
+    assert metricas["n_treino"] == 48
+    novos = {item.name for item in {*instalado(colab).iterdir()} - antes}
+    assert novos == {"detector", f"detector_dogs_cats-{detector.__version__}.dist-info"}
+
+    [pacote] = importlib.metadata.distributions(path=[str(instalado(colab))])
+    pedidos = dict(
+        re.match(r"([\w-]+)(?:\[\w+\])?([^;]*)", pedido).groups() for pedido in pacote.requires
+    )
+    assert all(re.fullmatch(r">=[\d.]+", versao.strip()) for versao in pedidos.values())
+    linhas = "".join((RAIZ / f"requirements{r}.txt").read_text("utf-8") for r in ("", "-ray"))
+    assert pedidos.keys() == set(re.findall(r"^[\w-]+", linhas, re.M))
 
 
-def test_do_notebook_sozinho_a_ultima_celula_por_um_zip_enviado(colab, projeto):
-    shutil.make_archive(str(colab / "projeto"), "zip", projeto.parent, projeto.name)
-    sessao = abre_no_colab(colab)
-    assert sessao.returncode == 0, sessao.stdout[-2000:]
-    [metricas] = colab.rglob("modelos/metricas.json")
-    assert json.loads(metricas.read_text(encoding="utf-8"))["n_treino"] == 48
+def test_por_um_zip_enviado_mesmo_ao_lado_do_zip_das_fotos(colab, projeto):
+    shutil.make_archive(colab / "projeto-main (1)", "zip", projeto.parent, projeto.name)
+    fotos = colab / "a_kagglecatsanddogs_5340.zip"
+    fotos.write_bytes(b"PK, e muitas fotos")
+    sessao = abre_no_colab(colab, "colab", ARQUIVO_ZIP=str(fotos))
+    amostra = detector.origem.AMOSTRA.relative_to(RAIZ) / "dataset_info.json"
+    assert (instalado(colab) / amostra).is_file(), sessao.stdout
 
 
 def test_sem_repositorio_nem_zip_uma_frase_diz_o_que_por(colab):
-    sessao = abre_no_colab(colab)
+    sessao = abre_no_colab(colab, "colab")
     assert sessao.returncode == 1
     assert "Ponha em REPOSITORIO o endereço do projeto, ou envie o zip dele." in sessao.stdout
-    assert "Traceback" not in sessao.stdout
+    assert "Traceback" not in sessao.stdout and "pip" not in sessao.stdout
 
 
 def test_modelos_no_drive_pede_o_drive(monkeypatch):
     """Sem isso, a pasta nasceria no disco do Colab e sumiria com a sessão."""
-    drive = types.ModuleType("google.colab.drive")
     pedidos = []
-    drive.mount = pedidos.append
-    monkeypatch.setitem(sys.modules, "google.colab", types.ModuleType("google.colab"))
+    drive = types.SimpleNamespace(mount=pedidos.append)
+    monkeypatch.setitem(sys.modules, "google.colab", drive)
     monkeypatch.setitem(sys.modules, "google.colab.drive", drive)
-    monkeypatch.setattr(detector.gravacao, "grava", lambda arquivo, conteudo: None)
-    detector.gravacao.abre_pasta("/content/drive/MyDrive/modelos")
-    detector.gravacao.abre_pasta("modelos")
+    monkeypatch.setattr(detector.entrega, "grava", lambda arquivo, conteudo: None)
+    monkeypatch.setattr(detector.entrega, "completa", lambda pasta: None)
+    detector.entrega.abre_pasta("/content/drive/MyDrive/modelos")
+    detector.entrega.abre_pasta("modelos")
     assert pedidos == ["/content/drive"]
-
-
-def test_nunca_instala_outro_tensorflow_keras_ou_numpy_nem_o_que_ja_existe():
-    requisitos = (RAIZ / "requirements.txt").read_text(encoding="utf-8")
-    assert faltam(requisitos) == []
-    inventados = (
-        "nao-existe>=1,<2  # para quê\ntensorflow<2.22\nkeras\nnumpy>99\npandas>=2\njupyter"
-    )
-    assert faltam(inventados) == ["nao-existe>=1,<2"]
-
-
-def test_a_versao_do_notebook_e_a_do_pacote():
-    assert f"--branch v{detector.__version__} " in NOTEBOOK.read_text(encoding="utf-8")
