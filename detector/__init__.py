@@ -5,33 +5,33 @@ só é carregada, e o TensorFlow com ela, quando alguém a usa pela primeira vez
 """
 
 import importlib
+import importlib.util
 
 from detector.ambiente import carrega_tensorflow, confere_parametros, falta_pacote, prepara
 from detector.erros import ErroClaro
 
-__version__ = "2.0.0"
+__version__ = "3.0.0"
 __all__ = [
     "ErroClaro",
     "carrega_classificador",
+    "comeca",
     "confere_parametros",
     "prepara",
     "redimensiona_img",
 ]
 
-_SALAS = {
-    *("gravacao", "metricas", "preparo", "semelhanca"),
-    *("backbones", "copia", "figuras", "fotos", "leitura", "motores", "pesos", "rede"),
-    *("auditoria", "caracteristicas", "classificador", "dados", "exporta", "treino"),
-    *("muitas", "trabalhador"),
+_ATALHOS = {
+    "carrega_classificador": "classificador",
+    "comeca": "entrega",
+    "redimensiona_img": "dados",
 }
-_ATALHOS = {"carrega_classificador": "classificador", "redimensiona_img": "preparo"}
 
 
 def __getattr__(nome: str):
     """Carrega a sala `nome`, ou a função que mora nela, na primeira vez em que alguém a usa."""
     if nome in _ATALHOS:
         return getattr(__getattr__(_ATALHOS[nome]), nome)
-    if nome not in _SALAS:
+    if nome.startswith("_") or importlib.util.find_spec(f"detector.{nome}") is None:
         raise AttributeError(f"o pacote detector não tem {nome!r}")
     carrega_tensorflow()
     try:

@@ -8,9 +8,10 @@ import pathlib
 import sys
 
 import detector
+from detector.arquivos import grava
+from detector.entrega import abre_pasta, acha_modelo, limpa
 from detector.erros import ErroClaro
 from detector.fotos import caminhos
-from detector.gravacao import acha_modelo, grava, limpa
 
 FIM = """\
 exemplos:
@@ -140,14 +141,13 @@ def _extrai(pedido: argparse.Namespace) -> int:
         if pedido.ray:
             ray = no_fim.enter_context(detector.muitas.liga(pedido.ray, pedido.threads))
             extrai = functools.partial(detector.muitas.extrai, ray, pedido.threads)
-        pasta = detector.gravacao.abre_pasta(pedido.modelos)
-        builder = detector.dados.abre(pedido.dataset, pedido.data_dir, pedido.arquivo_zip)
+        pasta = abre_pasta(pedido.modelos)
+        builder = detector.origem.abre(pedido.dataset, pedido.data_dir, pedido.arquivo_zip)
         fotos = detector.dados.lista(builder, pedido.max_imagens)
         backbone = detector.backbones.cria(pedido.backbone)
         corte = detector.backbones.acha_corte(backbone)
-        extracao = extrai(
-            builder, fotos, detector.redimensiona_img, backbone, corte, pedido.motor, pasta
-        )
+        leitor = detector.dados.le
+        extracao = extrai(builder, fotos, leitor, backbone, corte, pedido.motor, pasta)
     print(f"motor {extracao.motor}, corte {corte}: {len(fotos)} fotos")
     print(f"extraídas agora: {extracao.extraidas} fotos, em {extracao.segundos:.1f} s")
     return 0

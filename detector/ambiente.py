@@ -113,6 +113,7 @@ def prepara(semente: int) -> None:
     import keras
     import matplotlib
     import tensorflow as tf
+    import threadpoolctl
 
     if keras.config.backend() != "tensorflow":
         raise ErroClaro(
@@ -127,3 +128,6 @@ def prepara(semente: int) -> None:
     tf.config.experimental.enable_op_determinism()
     tf.get_logger().setLevel("ERROR")
     matplotlib.rcdefaults()
+    threadpoolctl.threadpool_limits(
+        1, "blas"
+    )  # nas contas pequenas do scikit-learn, duas se esperam

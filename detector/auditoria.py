@@ -1,19 +1,23 @@
-"""O que merece um segundo olhar no dataset: rótulos em dúvida, cópias, fotos sem igual."""
+"""O que merece um segundo olhar no dataset: rótulos em dúvida, cópias, fotos de outra coisa.
 
-from collections.abc import Iterator
+E o caminho de volta: as fotos que a pessoa, depois de olhar, tirou do treino.
+"""
+
+import io
+import os
+import pathlib
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pandas as pd
 
-from detector.semelhanca import unitarios
-
-COLUNAS = ["arquivo", "rotulo", "probabilidade_cachorro", "motivo"]
+from detector.erros import ErroClaro, motivo
 
 # Medido em 2.000 fotos reais: mesmo espelhada, reduzida à metade e regravada em JPEG 30, a cópia
 # tem correlação de 0,99 ou mais com a original; duas fotos diferentes não passam de 0,90.
 CORRELACAO = 0.97
-COSSENO = 0.4  # entre estranhas, 0,28 é o comum; de 702 cópias nas três coisas, a menor deu 0,43
-VOLTAS, VIZINHAS, BITS_DIFERENTES = 12, 3, 6  # de 2.000 cópias entre 200 mil fotos, achou todas
+COSSENO = 0.4  # dos vetores: entre fotos diferentes, 0,28 é o comum
+VOLTAS, VIZINHAS, BITS_DIFERENTES = 12, 3, 6
 
 
 def discordancias(y: np.ndarray, p: np.ndarray) -> np.ndarray:
@@ -29,7 +33,7 @@ def discordancias(y: np.ndarray, p: np.ndarray) -> np.ndarray:
 def copias(miniaturas: np.ndarray, vetores: np.ndarray) -> list[tuple[int, int]]:
     """Pares (i, j), i < j, de fotos que são a mesma, mesmo espelhada, reduzida ou regravada.
 
-    miniaturas: uint8 (n, 16, 16), em tons de cinza. vetores: (n, canais), um por foto.
+    miniaturas: (n, 16, 16), em tons de cinza. vetores: (n, canais), um por foto.
     O tempo e a memória crescem em linha quase reta com n: só se comparam os `_candidatos`. De
     dezenas de fotos iguais saem pares que as ligam, não todos os pares.
     """
@@ -70,33 +74,69 @@ def _normais(miniaturas: np.ndarray) -> np.ndarray:
     return unitarios(linhas - linhas.mean(axis=1, keepdims=True))
 
 
-def distantes(similaridades: np.ndarray) -> np.ndarray:
-    """Índices das fotos muito menos parecidas com as outras que o comum, a pior primeiro.
+def unitarios(vetores: np.ndarray) -> np.ndarray:
+    """Os mesmos vetores (n, canais), float32, com norma 1."""
+    vetores = np.asarray(vetores, "float32")
+    return vetores / np.maximum(np.linalg.norm(vetores, axis=1, keepdims=True), 1e-12)
 
-    similaridades: (n,), de `semelhanca`. "Muito", na regra de Tukey: 3·(q3 − q1) abaixo de q1.
-    """
-    q1, q3 = np.quantile(similaridades, [0.25, 0.75])
-    ordem = np.argsort(similaridades, kind="stable")
-    return ordem[np.asarray(similaridades)[ordem] < q1 - 3 * (q3 - q1)]
+
+def atravessam(pares: list[tuple[int, int]], partes: Sequence[str], de: str, para: str) -> int:
+    """Quantos dos pares têm uma foto em `de` e a outra em `para`; partes: a de cada foto."""
+    return sum({partes[i], partes[j]} == {de, para} for i, j in pares)
 
 
 def suspeitas(
-    fotos: pd.DataFrame, classes: list[str], p: np.ndarray, pares: list, longe: np.ndarray
+    fotos: pd.DataFrame, classes: list[str], p: np.ndarray, pares: list, estranhas: Sequence[int]
 ) -> pd.DataFrame:
     """A tabela das fotos que merecem um segundo olhar, a mais duvidosa primeiro.
 
     fotos: de `dados.lista`. classes: o nome da 0 e o da 1. p: (n,), de quem não viu a foto.
-    pares: de `copias`. longe: de `distantes`. O índice da tabela é a linha da foto no dataset.
+    pares: de `copias`. estranhas: índices das que não parecem de classe alguma. O índice da tabela
+    é a linha da foto no dataset.
     """
     y, arquivos = fotos["rotulo"].to_numpy(), fotos["arquivo"].tolist()
     motivos = {i: ["rótulo e modelo discordam"] for i in discordancias(y, p).tolist()}
     for i, j in pares:
         motivos.setdefault(i, []).append(f"cópia de {arquivos[j]}")
         motivos.setdefault(j, []).append(f"cópia de {arquivos[i]}")
-    for i in np.asarray(longe, int).tolist():
-        motivos.setdefault(i, []).append("não se parece com as outras")
+    for i in np.asarray(estranhas, int).tolist():
+        motivos.setdefault(i, []).append(f"não parece {classes[0]} nem {classes[1]}")
     linhas = [
         (arquivos[i], classes[y[i]], round(float(p[i]), 4), "; ".join(motivo))
         for i, motivo in motivos.items()
     ]
-    return pd.DataFrame(linhas, columns=COLUNAS, index=list(motivos))
+    colunas = ["arquivo", "rotulo", f"probabilidade_{classes[1]}", "motivo"]
+    return pd.DataFrame(linhas, columns=colunas, index=list(motivos))
+
+
+def fora_do_treino(fotos: pd.DataFrame, arquivo: str | os.PathLike | None) -> np.ndarray:
+    """(n,) True para as fotos que a coluna `arquivo` de um CSV nomeia; nenhuma, se ele é None.
+
+    Serve o CSV que o notebook grava e também o que o Excel em português salva por cima dele. Diz
+    quantas linhas não são fotos deste dataset. Levanta ErroClaro se não é um CSV assim.
+    """
+    if arquivo is None:
+        return np.zeros(len(fotos), bool)
+    nomes = _coluna_arquivo(pathlib.Path(arquivo).expanduser())
+    desconhecidos = sorted(set(nomes) - set(fotos["arquivo"]))
+    print(f"FOTOS_FORA: {len(set(nomes)) - len(desconhecidos)} fotos de {arquivo}")
+    if desconhecidos:
+        exemplos = ", ".join(desconhecidos[:3])
+        print(f"  {len(desconhecidos)} linhas não são fotos deste dataset, como {exemplos}")
+    return fotos["arquivo"].isin(nomes).to_numpy()
+
+
+def _coluna_arquivo(arquivo: pathlib.Path) -> list[str]:
+    try:
+        conteudo = arquivo.read_bytes()
+        try:
+            texto = conteudo.decode("utf-8-sig")
+        except UnicodeDecodeError:
+            texto = conteudo.decode("cp1252", errors="replace")
+        separador = ";" if ";" in texto.partition("\n")[0] else ","
+        tabela = pd.read_csv(io.StringIO(texto), sep=separador, dtype=str)
+        return tabela["arquivo"].dropna().tolist()
+    except OSError as erro:
+        raise ErroClaro(f"FOTOS_FORA: não consegui ler {arquivo} ({motivo(erro)}).") from erro
+    except (ValueError, KeyError) as erro:
+        raise ErroClaro(f"FOTOS_FORA: {arquivo} não é um CSV com a coluna `arquivo`.") from erro

@@ -8,9 +8,9 @@ import keras
 import numpy as np
 from keras import layers
 
+from detector.dados import LADO
 from detector.erros import ErroClaro
 from detector.pesos import SHA256, pesos_do_pip
-from detector.preparo import LADO
 
 # Largura, profundidade e lado da foto: tabela do EfficientNet-Lite (Google, tensorflow/tpu).
 LITE = {

@@ -2,8 +2,6 @@
 
 import os
 import pathlib
-import sys
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,29 +11,30 @@ import pandas as pd
 import tensorflow as tf
 from tqdm import tqdm
 
-from detector import gravacao
+from detector import arquivos, dados, entrega, imagenet
 from detector.erros import ErroClaro
 from detector.fotos import abre_foto
-from detector.preparo import LADO, Preparo, prova, redimensiona_img
-from detector.semelhanca import semelhanca, unitarios
 
 DE_NOVO = "rode o notebook inteiro de novo"
-COLUNAS = ["arquivo", "classe", "probabilidade", "similaridade", "erro"]
+NENHUM = "nenhum dos dois"
+MAIOR_DISTANCIA = 0.5  # de log(p / (1 − p)); o bf16 fica perto de 0,1
+COLUNAS = ["arquivo", "classe", "probabilidade", "parece", "chance_de_ser_um_deles", "erro"]
 
 
 class Veredito(dict):
     """O que `classifica` responde: um dict que, no Jupyter, aparece como a foto e a resposta.
 
-    classe: uma das classes ou "nenhum dos dois". probabilidade: da mais provável das classes, de
-    0,5 a 1. similaridade: cosseno com as fotos mais parecidas do treino, de −1 a 1.
+    classe: uma das classes ou "nenhum dos dois". parece: a mais provável das classes, mesmo quando
+    a resposta é "nenhum dos dois". probabilidade: a de `parece`, de 0,5 a 1.
+    chance_de_ser_um_deles: de 0 a 1, quanto o backbone acha que há na foto uma das classes.
     probabilidades: {classe: probabilidade}. No atributo `foto`, a foto aberta.
     """
 
     def __str__(self) -> str:
-        semelhanca = f"semelhança {self['similaridade']:.2f}"
-        if self["classe"] == "nenhum dos dois":
-            return f"nenhum dos dois ({semelhanca})"
-        return f"{self['classe']} (probabilidade {self['probabilidade']:.1%}, {semelhanca})"
+        chance = f"chance de ser um deles {self['chance_de_ser_um_deles']:.0%}"
+        parece = f"{self['parece']} (probabilidade {self['probabilidade']:.1%}, {chance})"
+        parece = parece.replace(".", ",")
+        return f"{NENHUM}; parece {parece}" if self["classe"] == NENHUM else parece
 
     def _ipython_display_(self) -> None:
         from detector import figuras  # só aqui: o terminal não precisa do Matplotlib
@@ -47,41 +46,42 @@ class Veredito(dict):
 def guarda(
     rascunho: pathlib.Path,
     modelo: keras.Model,
-    referencia: np.ndarray,
-    limiar: float,
     classes: Sequence[str],
-    preparo: Preparo,
+    prova: np.ndarray,
+    conhecidas: imagenet.Conhecidas,
+    limiar: float,
+    topo_congelado: keras.Model,
 ) -> None:
-    """Grava em `rascunho` o que `carrega_classificador` precisa saber além do modelo.
+    """Grava em `rascunho` o que `carrega_classificador` precisa saber além do modelo, já gravado.
 
-    referencia: (m, canais), vetores do treino. limiar: a menor semelhança de um gato ou cachorro.
+    prova: de `dados.prova`, com o leitor que treinou. limiar: a menor nota de um gato ou cachorro.
+    topo_congelado: o que gera os vetores a que se dá nota, ajustado ou não o do modelo.
     """
-    arrays = {"limiar": limiar, "classes": classes, "prova": prova(preparo)}
-    arrays["referencia"] = unitarios(referencia).astype("float16")
-    gravacao.guarda_arrays(
-        rascunho / gravacao.DO_CLASSIFICADOR, gravacao.digesto(modelo.get_weights()), **arrays
+    entrega.abre_em_qualquer_keras(rascunho / entrega.MODELO)
+    topo = {f"topo{i}": peso for i, peso in enumerate(topo_congelado.get_weights())}
+    arquivos.guarda_arrays(
+        rascunho / entrega.DO_CLASSIFICADOR,
+        arquivos.digesto(modelo.get_weights()),
+        **{"classes": classes, "prova": prova, "limiar": limiar} | conhecidas.arrays() | topo,
     )
 
 
-def preve_do_arquivo(
-    rascunho: pathlib.Path, lotes: tf.data.Dataset, pasta: pathlib.Path, depende_de: list
-) -> dict[str, np.ndarray]:
-    """O que diz o `.keras` de `rascunho`, rodado no Keras desde a foto, sem nada do já calculado.
+def confere(p_arquivo: np.ndarray, p_mapas: np.ndarray) -> None:
+    """Levanta ErroClaro se o modelo gravado não é o que os mapas descrevem.
 
-    lotes: pares (fotos (b, 224, 224, 3) em [0, 1], rótulos). Devolve p, (n,), a probabilidade da
-    classe 1, e fotos_por_segundo, em que entram ler e preparar cada foto. O resultado fica em
-    `pasta`: um modelo com os mesmos pesos e as mesmas fotos, `depende_de`, só é rodado uma vez.
+    p_arquivo: (k,), o que ele disse das primeiras fotos. p_mapas: (n,), n ≥ k, o que o topo disse
+    dos mapas delas, que podem vir de um motor menos preciso: por isso se compara a mediana.
     """
-
-    def calcula():
-        lido = keras.models.load_model(rascunho / gravacao.MODELO, compile=False)
-        lido.predict(lotes.take(1), verbose=0)  # a primeira vez inclui preparar-se, e não é medida
-        inicio = time.perf_counter()
-        p = lido.predict(lotes, verbose=0).ravel()
-        return {"p": p, "fotos_por_segundo": len(p) / (time.perf_counter() - inicio)}
-
-    codigo = gravacao.fontes(sys.modules[__name__])
-    return gravacao.uma_vez(pasta, "do_arquivo", [depende_de, codigo], calcula)
+    de_um, de_outro = (np.clip(p, 1e-6, 1 - 1e-6) for p in (p_arquivo, p_mapas[: len(p_arquivo)]))
+    distancia = float(np.median(np.abs(np.log(de_um / (1 - de_um) * (1 - de_outro) / de_outro))))
+    diferentes = int(np.sum((de_um > 0.5) != (de_outro > 0.5)))
+    print(f"decisões diferentes, do arquivo e dos mapas: {diferentes} de {len(p_arquivo)} fotos")
+    if not distancia <= MAIOR_DISTANCIA:
+        raise ErroClaro(
+            f"o modelo gravado não dá as respostas que os mapas dão (distância {distancia:.2f}; o "
+            f"limite é {MAIOR_DISTANCIA}). Ele foi mudado depois de gravado, ou o leitor das "
+            "fotos não é o que treinou: rode o notebook inteiro de novo."
+        )
 
 
 def carrega_classificador(modelos: str | os.PathLike) -> Callable[..., Veredito]:
@@ -91,35 +91,48 @@ def carrega_classificador(modelos: str | os.PathLike) -> Callable[..., Veredito]
     Levanta ErroClaro se não há um modelo, se ele está danificado, misturado com o de outra
     execução, ou se foi treinado com outra preparação.
     """
-    arquivo, dados = gravacao.acha_modelo(modelos)
+    arquivo, extras = entrega.acha_modelo(modelos)
     try:
         modelo = keras.models.load_model(arquivo, compile=False, safe_mode=True)
-        foto = keras.Input((LADO, LADO, 3), dtype="float32")
-        vetor = modelo.get_layer("topo")(modelo.get_layer("base")(foto))
-        rede = keras.Model(foto, [modelo.get_layer("cabeca")(vetor), vetor])
+        foto = keras.Input((dados.LADO, dados.LADO, 3), dtype="float32")
+        mapa, topo = modelo.get_layer("base")(foto), modelo.get_layer("topo")
+        congelado = keras.models.clone_model(topo)  # a nota vem do topo como era, mesmo ajustado
+        congelado = keras.Model(congelado.input, congelado.output, name="topo_congelado")
+        p = modelo.get_layer("cabeca")(topo(mapa))
     except Exception as erro:  # o Keras levanta de tudo diante do que está danificado ou tem código
         raise ErroClaro(f"{arquivo} está danificado ou não é daqui; {DE_NOVO}.") from erro
     try:
-        salvo = gravacao.abre_arrays(dados, gravacao.digesto(modelo.get_weights()))
+        salvo = arquivos.abre_arrays(extras, arquivos.digesto(modelo.get_weights()))
     except (OSError, ValueError) as erro:
-        raise ErroClaro(f"{dados} está danificado ou não é deste modelo; {DE_NOVO}.") from erro
-    agora, antes = prova(redimensiona_img), salvo["prova"]
+        raise ErroClaro(f"{extras} está danificado ou não é deste modelo; {DE_NOVO}.") from erro
+    agora, antes = dados.prova(dados.le), salvo["prova"]
     if antes.shape != agora.shape or not np.allclose(antes, agora, atol=1e-3):
-        outra = "uma preparação diferente de `detector.redimensiona_img`"
+        outra = "um leitor diferente de `detector.dados.le`"
         raise ErroClaro(f"o modelo de {modelos} foi treinado com {outra}; {DE_NOVO}.")
-    referencia, limiar = unitarios(salvo["referencia"]), float(salvo["limiar"])
-    classes = salvo["classes"].tolist()
+    congelado.set_weights([salvo[f"topo{i}"] for i in range(len(congelado.weights))])
+    rede = keras.Model(foto, [p, congelado(mapa)])
     calcula = tf.function(lambda lote: rede(lote, training=False))
+    conhecidas, limiar = imagenet.Conhecidas.dos_arrays(salvo), float(salvo["limiar"])
+    classes = salvo["classes"].tolist()
+
+    def olha(imagem: np.ndarray) -> tuple[float, float]:
+        """A probabilidade da classe 1 e a nota de uma imagem uint8 (altura, largura, 3)."""
+        p, vetor = calcula(dados.redimensiona_img(imagem, 0)[0][tf.newaxis])
+        return float(p[0, 0]), float(conhecidas.nota(vetor.numpy())[0])
 
     def classifica(foto: Any, nome: str = "a foto") -> Veredito:
         """O Veredito sobre uma foto; ErroClaro se ela não pôde ser lida."""
         imagem = abre_foto(foto, nome)
-        p, vetor = calcula(redimensiona_img(imagem, 0)[0][tf.newaxis])
-        p, parecida = float(p[0, 0]), semelhanca(vetor.numpy(), referencia)[0]
+        p, nota = olha(imagem)
+        if nota < limiar:  # o bicho pode estar pequeno, ou cercado de barras: mais de perto
+            de_perto = olha(imagenet.miolo(imagem))
+            p, nota = de_perto if de_perto[1] >= limiar else (p, nota)
+        parece = classes[int(p > 0.5)]
         veredito = Veredito(
-            classe=classes[int(p > 0.5)] if parecida >= limiar else "nenhum dos dois",
+            classe=parece if nota >= limiar else NENHUM,
             probabilidade=max(p, 1 - p),
-            similaridade=float(np.clip(parecida, -1, 1)),
+            parece=parece,
+            chance_de_ser_um_deles=imagenet.chance(nota),
             probabilidades={classes[0]: 1 - p, classes[1]: p},
         )
         veredito.foto = imagem

@@ -1,179 +1,146 @@
-"""De onde vêm as fotos: o que o TFDS já preparou, um zip, a internet, uma pasta ou a amostra."""
+"""Ler as fotos do dataset: prontas para a rede, sempre na mesma ordem, por um caminho só."""
 
-import functools
+import contextlib
 import hashlib
-import io
-import os
 import pathlib
-import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-import PIL.Image
+import numpy as np
+import pandas as pd
+import tensorflow as tf
 import tensorflow_datasets as tfds
-from tensorflow_datasets.image_classification import cats_vs_dogs
 
-from detector import copia, fotos, gravacao, rede
-from detector.erros import ErroClaro, motivo
-from detector.leitura import EM_ORDEM, Builder, classes, le, le_fotos_fora, lista, pega
+from detector.erros import ErroClaro
 
-__all__ = ["EM_ORDEM", "abre", "classes", "le", "le_fotos_fora", "lista", "pega"]
+LADO = 224  # pixels; o que EfficientNet-Lite0, MobileNetV2 e a maioria dos backbones esperam
+MINIMO_DE_FOTOS = 20  # com menos, não há o que dividir em treino, validação e teste
+MINIMO_POR_CLASSE = 5  # uma para cada grupo da validação cruzada
 
-AMOSTRA = pathlib.Path(__file__).parent.parent / "amostra/cats_vs_dogs_amostra/1.0.0"
+# Sem o ajuste automático do tf.data: com ele, o fim de uma passagem pelos dados às vezes trava até
+# a thread do ajuste acordar, o que, no TensorFlow 2.21, demora até o que a passagem demorou.
+SEM_AJUSTE = tf.data.Options()
+SEM_AJUSTE.autotune.enabled = False
+# Um arquivo do dataset depois do outro: o TFDS intercala 16 deles se ninguém pede outra coisa.
+EM_ORDEM = tfds.ReadConfig(options=SEM_AJUSTE, interleave_cycle_length=1, try_autocache=False)
+
+Builder = tfds.core.DatasetBuilder
+Preparo = Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
+Leitor = Callable[[Builder, str], tf.data.Dataset]
 
 
-def abre(
-    dataset: str | os.PathLike,
-    data_dir: str | os.PathLike | None = None,
-    arquivo_zip: str | os.PathLike | None = None,
-) -> Builder:
-    """Devolve o builder do TFDS com as fotos prontas para ler, e diz o que encontrou.
+def redimensiona_img(img: tf.Tensor, label: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Deixa a foto pronta para o modelo.
 
-    dataset: "cats_vs_dogs" (o já preparado, senão `arquivo_zip`, senão a internet, senão a
-    amostra), "amostra", ou uma pasta com duas subpastas de fotos, uma por classe.
-    data_dir: onde o TFDS guarda os datasets; None é o lugar de sempre, que TFDS_DATA_DIR muda.
-    Levanta ErroClaro se `dataset` é outra coisa, se as fotos não servem ou se não pode gravar.
+    img: (altura, largura, 3), em 0–255. label: 0 (gato) ou 1 (cachorro).
+    Devolve a imagem float32 (224, 224, 3), em [0, 1], e o rótulo float32.
+    Recusa, com ValueError ou InvalidArgumentError, o que não tem três eixos e três canais.
     """
-    raiz = pathlib.Path(data_dir or tfds.core.constants.DATA_DIR).expanduser()
-    pasta = pathlib.Path(dataset).expanduser()
-    try:
-        if dataset == "amostra":
-            builder = _amostra('você pediu: DATASET = "amostra"')
-        elif dataset == "cats_vs_dogs":
-            builder = _cats_vs_dogs(raiz, arquivo_zip)
-        elif pasta.is_dir():
-            builder = _da_pasta(pasta, raiz)
-        else:
-            raise ErroClaro(
-                f'DATASET = "{dataset}": use "cats_vs_dogs", "amostra" ou uma pasta que exista.'
-            )
-    except OSError as erro:
+    img = tf.image.resize(img, (LADO, LADO), "bicubic") / 255
+    img = tf.clip_by_value(img, 0, 1)  # o bicúbico passa um pouco do preto e do branco
+    return tf.ensure_shape(img, (LADO, LADO, 3)), tf.cast(label, tf.float32)
+
+
+def le(builder: Builder, fatia: str, prepara: Preparo | None = redimensiona_img) -> tf.data.Dataset:
+    """Pares (foto, rótulo) de uma fatia do dataset, como "train[0:1600]", sempre na mesma ordem.
+
+    prepara: o que se faz com cada par; None o deixa como veio, com a foto uint8 em 0–255.
+    """
+    pares = builder.as_dataset(
+        split=fatia,
+        as_supervised=True,  # pares (foto, rótulo), em vez de dicts
+        decoders={"image": decodifica()},
+        read_config=EM_ORDEM,
+    )
+    return pares.map(prepara, tf.data.AUTOTUNE) if prepara else pares
+
+
+@tfds.decode.make_decoder()
+def decodifica(codificada: tf.Tensor, feature: tfds.features.Image) -> tf.Tensor:
+    """Decoder do TFDS: uint8 (altura, largura, 3), em 0–255, de um JPEG ou PNG codificado.
+
+    A conta é a exata, a mesma do PIL a menos de ±1 (arredondamento): a mesma foto dá o mesmo
+    vetor aqui e em `classifica`.
+    """
+    return tf.io.decode_jpeg(codificada, channels=3, dct_method="INTEGER_ACCURATE")
+
+
+class _Prova:
+    """Um dataset de uma foto só, sempre igual, para ver o que um leitor faz com ela."""
+
+    def as_dataset(self, *_, **__) -> tf.data.Dataset:
+        acaso = np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype="uint8")
+        return tf.data.Dataset.from_tensors((tf.constant(acaso), tf.constant(1, tf.int64)))
+
+
+def prova(leitor: Leitor) -> np.ndarray:
+    """O que `leitor` faz com uma foto sempre igual: float32 (14, 14, 3), e o rótulo no fim.
+
+    Diz, em qualquer máquina, se um modelo foi treinado com este leitor ou com outro. Devolve
+    float32 (589,). Levanta ErroClaro se o que ele lê não são pares de foto 224×224 e rótulo.
+    """
+    lidos = list(leitor(_Prova(), "train[0:1]").take(2).as_numpy_iterator())
+    um_par = len(lidos) == 1 and isinstance(lidos[0], tuple) and len(lidos[0]) == 2
+    foto, rotulo = lidos[0] if um_par else (np.zeros(0), 0)
+    if foto.shape != (LADO, LADO, 3) or foto.dtype.kind != "f" or np.size(rotulo) != 1:
         raise ErroClaro(
-            f"não consegui gravar em {raiz} ({motivo(erro)}). Libere espaço ou mude DATA_DIR, e "
-            "rode de novo: o download continua de onde parou."
-        ) from erro
-    zero, um = classes(builder)
+            "o leitor tem de entregar, de cada foto, um par: a foto, em números float de forma "
+            f"({LADO}, {LADO}, 3), e um rótulo só."
+        )
+    return np.append(foto[::16, ::16], rotulo).astype("float32")
+
+
+def pega(leitor: Leitor, builder: Builder, indices: Sequence[int], **opcoes) -> list[np.ndarray]:
+    """As fotos dessas linhas de `lista`, na ordem pedida; só elas são abertas.
+
+    opcoes: as que o leitor aceita, como `prepara=None`, que as deixa do tamanho que têm.
+    """
+    if not len(indices):
+        return []
+    fatia = "+".join(f"train[{i}:{i + 1}]" for i in indices)
+    return [foto for foto, _ in leitor(builder, fatia, **opcoes).as_numpy_iterator()]
+
+
+def classes(builder: Builder) -> list[str]:
+    """Nomes das classes 0 e 1, em português quando são as do cats_vs_dogs."""
+    nomes = builder.info.features["label"].names
+    return ["gato", "cachorro"] if nomes == ["cat", "dog"] else nomes
+
+
+def lista(builder: Builder, n: int | None = None) -> pd.DataFrame:
+    """As `n` primeiras fotos (None: todas), na ordem, sem decodificar nenhuma.
+
+    Colunas: arquivo, rotulo (0 ou 1) e sha256, que resume a foto, o nome dela e o rótulo.
+    Levanta ErroClaro se são menos de 20, ou 5 de uma classe, ou se os arquivos estão danificados.
+    """
     total = builder.info.splits["train"].num_examples
-    print(f"{builder.info.full_name}: {total} fotos; 0 = {zero}, 1 = {um}")
-    return builder
-
-
-def _amostra(por_que: str) -> Builder:
-    """A amostra embutida, com um aviso que ninguém deixa de ver."""
-    if not AMOSTRA.is_dir():
-        raise ErroClaro(
-            f"{por_que}, e a amostra não está em {AMOSTRA}. Copie-a do repositório, ou indique "
-            "DATA_DIR ou ARQUIVO_ZIP."
+    n = min(n or total, total)
+    linhas = []
+    with contextlib.suppress(tf.errors.OpError):  # se falta um arquivo, ou um registro se estragou
+        codificadas = builder.as_dataset(
+            split=f"train[0:{n}]",
+            decoders={"image": tfds.decode.SkipDecoding()},
+            read_config=EM_ORDEM,
         )
-    linhas = [
-        "ATENÇÃO: ESTA É A AMOSTRA EMBUTIDA, NÃO O DATASET DE VERDADE",
-        "",
-        "O que é:  1.000 gatos e 1.000 cachorros do CIFAR-10, de 32×32 pixels",
-        f"Por quê:  {por_que}",
-        "Efeito:   as fotos são minúsculas; espere perto de 90 %, não de 99 %",
-        "Para ter as fotos reais: baixe kagglecatsanddogs_5340.zip e ponha o",
-        "          caminho dele em ARQUIVO_ZIP, ou tente de novo com internet",
-    ]
-    largura = max(map(len, linhas))
-    meio = [f"║ {linha:<{largura}} ║" for linha in linhas]
-    print("\n".join(["╔" + "═" * (largura + 2) + "╗", *meio, "╚" + "═" * (largura + 2) + "╝"]))
-    return tfds.builder_from_directory(AMOSTRA)
-
-
-def _cats_vs_dogs(raiz: pathlib.Path, arquivo_zip: str | os.PathLike | None) -> Builder:
-    def prepara():
-        if arquivo_zip:
-            _prepara_zip(pathlib.Path(arquivo_zip).expanduser(), raiz)
-        else:
-            _baixa_e_prepara(raiz)
-
-    try:
-        return _pronto(
-            functools.partial(tfds.builder, "cats_vs_dogs", data_dir=raiz), raiz, prepara
-        )
-    except ConnectionError as erro:  # o que já chegou fica para a próxima vez
-        return _amostra(f"o download falhou ({erro})")
-
-
-def _baixa_e_prepara(raiz: pathlib.Path) -> None:
-    url = cats_vs_dogs._URL
-    registro = cats_vs_dogs.CatsVsDogs.url_infos[url]
-    arquivo = raiz / "downloads" / registro.filename
-    rede.baixa(url, arquivo, int(registro.size), registro.checksum)
-    _prepara_zip(arquivo, raiz)
-    arquivo.unlink()
-
-
-def _prepara_zip(arquivo: pathlib.Path, raiz: pathlib.Path) -> None:
-    try:
-        aberto = zipfile.ZipFile(arquivo)
-    except (OSError, zipfile.BadZipFile) as erro:
-        por_que = "não é um zip inteiro" if arquivo.is_file() else "não existe"
-        raise ErroClaro(f"ARQUIVO_ZIP = {arquivo} {por_que}; verifique o caminho.") from erro
-    with aberto:
-        copia.prepara(copia.Copia(copia.do_zip(aberto), raiz))
-
-
-def _da_pasta(pasta: pathlib.Path, raiz: pathlib.Path) -> Builder:
-    """As fotos da pasta, copiadas para um dataset cujo nome muda quando elas mudam."""
-    subpastas = [p for p in _visiveis(pasta) if p.is_dir()]
-    nomes = [p.name for p in subpastas]
-    if len(nomes) != 2:
+        colunas = ("image/filename", "label", "image")
+        for lote in codificadas.batch(100).as_numpy_iterator():  # de 1 em 1 custa mais
+            for nome, rotulo, foto in zip(*(lote[coluna] for coluna in colunas), strict=True):
+                resumo = hashlib.sha256(b"\0".join([nome, str(rotulo).encode(), foto]))
+                linhas.append((nome.decode(), int(rotulo), resumo.hexdigest()))
+    if len(linhas) < n:
+        raise danificado(builder)
+    tabela = pd.DataFrame(linhas, columns=["arquivo", "rotulo", "sha256"])
+    de_cada = [int((tabela["rotulo"] == classe).sum()) for classe in (0, 1)]
+    if n < MINIMO_DE_FOTOS or min(de_cada) < MINIMO_POR_CLASSE or sum(de_cada) < n:
         raise ErroClaro(
-            f"{pasta} precisa ter duas subpastas de fotos, uma por classe; encontrei {len(nomes)}: "
-            f"{', '.join(nomes[:6]) or 'nenhuma'}."
+            f"encontrei {n} fotos, {de_cada[0]} da classe 0 e {de_cada[1]} da classe 1; são "
+            f"precisas pelo menos {MINIMO_DE_FOTOS}, com {MINIMO_POR_CLASSE} de cada classe."
         )
-    caminhos = [p for subpasta in subpastas for p in _visiveis(subpasta)]
-    todas = [
-        copia.Foto(f"{p.parent.name}/{p.name}", p.parent.name, functools.partial(_jpeg, p))
-        for p in caminhos
-    ]
-    conteudos = [(foto.nome, _sha256(p)) for foto, p in zip(todas, caminhos, strict=True)]
-    nome = f"pasta_{gravacao.digesto(conteudos)}"
-    abre = functools.partial(copia.CopiaDaPasta, nome, nomes, todas, raiz)
-    return _pronto(abre, raiz, lambda: copia.prepara(abre()))
+    return tabela
 
 
-def _visiveis(pasta: pathlib.Path) -> list[pathlib.Path]:
-    """O que há na pasta, menos o que o sistema põe lá (.DS_Store, __MACOSX…)."""
-    return sorted(p for p in pasta.iterdir() if not p.name.startswith((".", "__")))
-
-
-def _jpeg(caminho: pathlib.Path) -> bytes:
-    memoria = io.BytesIO()
-    PIL.Image.fromarray(fotos.abre_foto(caminho)).save(memoria, "JPEG", quality=95)
-    return memoria.getvalue()
-
-
-def _sha256(caminho: pathlib.Path) -> str | None:
-    """None se não é um arquivo que se possa ler; `_jpeg` dirá por quê."""
-    try:
-        return hashlib.sha256(caminho.read_bytes()).hexdigest()
-    except OSError:
-        return None
-
-
-def _pronto(
-    abre: Callable[[], Builder], raiz: pathlib.Path, prepara: Callable[[], None]
-) -> Builder:
-    """O builder que `abre` devolve, preparado antes por `prepara` se ainda não estava."""
-    if not _esta_pronto(abre, raiz):
-        with copia.reservada(raiz):
-            if not _esta_pronto(abre, raiz):  # outra execução pode ter preparado enquanto isso
-                prepara()
-    return abre()
-
-
-def _esta_pronto(abre: Callable[[], Builder], raiz: pathlib.Path) -> bool:
-    """Levanta ErroClaro se o que está preparado em `raiz` se estragou."""
-    try:
-        builder = abre()
-        if not (pathlib.Path(builder.data_path) / "dataset_info.json").is_file():
-            return False
-        if builder.info.splits["train"].num_examples:
-            return True
-        raise ValueError("sem fotos")
-    except Exception as erro:  # cada defeito na descrição dos dados falha à sua maneira no TFDS
-        raise ErroClaro(
-            f"os dados de {raiz} estão danificados ({type(erro).__name__}). Apague a pasta deles e "
-            "rode de novo."
-        ) from erro
+def danificado(builder: Builder) -> ErroClaro:
+    """A frase de quem acha um dataset preparado que não se lê até o fim."""
+    return ErroClaro(
+        f"os arquivos de {pathlib.Path(builder.data_path)} estão danificados ou incompletos. "
+        "Apague essa pasta e rode de novo."
+    )

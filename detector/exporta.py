@@ -15,9 +15,9 @@ import numpy as np
 import pandas as pd
 import tensorflow as tf
 
+from detector.arquivos import grava
+from detector.dados import LADO
 from detector.erros import ErroClaro
-from detector.gravacao import grava
-from detector.preparo import LADO
 
 # Sem isto o ONNX Runtime abre conexões para contar ao fabricante que foi usado.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"

@@ -1,8 +1,7 @@
-"""Tudo o que é desenhado. Cada figura aparece na tela e, se tem `arquivo`, fica gravada em PNG."""
+"""Tudo o que é desenhado; cada figura aparece na tela, como um PNG."""
 
 import io
 import math
-import pathlib
 
 import IPython.display
 import keras
@@ -12,14 +11,11 @@ from matplotlib.cbook import get_sample_data
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure  # e não o pyplot, que só desenha na thread principal
 from PIL import Image
-from sklearn.calibration import CalibrationDisplay
 from sklearn.datasets import load_sample_image
 from sklearn.metrics import ConfusionMatrixDisplay
 
-from detector.gravacao import grava
-from detector.preparo import LADO
+from detector.dados import LADO
 
-Arquivo = pathlib.Path | None
 AZUL, LARANJA = "#0072B2", "#D55E00"  # de Okabe e Ito: distintas também para quem é daltônico
 
 
@@ -35,17 +31,11 @@ def _png(figura: Figure) -> io.BytesIO:
     return png
 
 
-def _mostra(figura: Figure, arquivo: Arquivo) -> None:
-    """Mostra a figura e grava o mesmo PNG. Levanta ErroClaro se não puder gravar."""
-    png = _png(figura).getvalue()
-    IPython.display.display(IPython.display.Image(png))
-    if arquivo is not None:
-        grava(arquivo, png)
+def _mostra(figura: Figure) -> None:
+    IPython.display.display(IPython.display.Image(_png(figura).getvalue()))
 
 
-def mostra_fotos(
-    imagens: list, titulos: list, arquivo: Arquivo = None, colunas: int = 6, lado: float = 1.7
-) -> None:
+def mostra_fotos(imagens: list, titulos: list, colunas: int = 6, lado: float = 1.7) -> None:
     """As imagens numa grade, com um título em cada uma.
 
     imagens: (altura, largura, 3), uint8 ou float em [0, 1]. lado: de cada foto, em polegadas.
@@ -57,54 +47,41 @@ def mostra_fotos(
     for eixo, imagem, titulo in zip(eixos.flat, imagens, titulos, strict=False):
         eixo.imshow(imagem)
         eixo.set_title(titulo, fontsize=9)
-    _mostra(figura, arquivo)
+    _mostra(figura)
 
 
-def curvas(historico: list[dict], arquivo: Arquivo = None) -> None:
+def curvas(historico: dict[str, list[float]]) -> None:
     """Log loss e acurácia por época, no treino e na validação, e a época de menor log loss.
 
-    historico: por época, `log_loss`, `acuracia`, `val_log_loss` e `val_acuracia`.
+    historico: do `fit`; tem `log_loss`, `acuracia`, `val_log_loss` e `val_acuracia`.
     """
     figura, eixos = _figura(9, 3, 1, 2)
-    epocas = range(1, len(historico) + 1)
-    melhor = min(epocas, key=lambda epoca: historico[epoca - 1]["val_log_loss"])
+    epocas = range(1, len(historico["loss"]) + 1)
+    melhor = int(np.argmin(historico["val_log_loss"])) + 1
     for eixo, medida, titulo in zip(
         eixos.flat, ("log_loss", "acuracia"), ("Log loss", "Acurácia"), strict=True
     ):
         for chave, nome, cor in ((medida, "treino", AZUL), (f"val_{medida}", "validação", LARANJA)):
-            eixo.plot(epocas, [h[chave] for h in historico], ".-", color=cor, label=nome)
+            eixo.plot(epocas, historico[chave], ".-", color=cor, label=nome)
         eixo.axvline(melhor, color="gray", linestyle=":", label=f"melhor época ({melhor})")
-        eixo.set(title=titulo, xlabel="época", xlim=(0.5, len(historico) + 0.5))
+        eixo.set(title=titulo, xlabel="época", xlim=(0.5, len(epocas) + 0.5))
         eixo.locator_params(axis="x", integer=True)
         eixo.grid(alpha=0.3)
         eixo.legend()
-    _mostra(figura, arquivo)
+    _mostra(figura)
 
 
-def confusao_e_calibracao(
-    y: np.ndarray, p: np.ndarray, classes: list[str], arquivo: Arquivo = None
-) -> None:
-    """Matriz de confusão (corte em 0,5) e diagrama de calibração das mesmas fotos.
+def confusao(y: np.ndarray, p: np.ndarray, classes: list[str]) -> None:
+    """Matriz de confusão, com a decisão em 0,5.
 
-    y: (n,), 0 ou 1. p: (n,), a probabilidade da classe 1. Na calibração cada ponto reúne o mesmo
-    número de fotos: em faixas iguais de probabilidade, as do meio teriam uma ou duas, e enganariam.
+    y: (n,), 0 ou 1. p: (n,), a probabilidade da classe 1.
     """
     y, disse = np.asarray(y).astype(int), (np.asarray(p) > 0.5).astype(int)
-    figura, [[esquerdo, direito]] = _figura(9, 3.8, 1, 2)
+    figura, [[eixo]] = _figura(4.5, 3.8)
     opcoes = {"display_labels": classes, "cmap": "Blues", "colorbar": False}
-    ConfusionMatrixDisplay.from_predictions(y, disse, labels=[0, 1], ax=esquerdo, **opcoes)
-    esquerdo.set(title=f"Confusão em {len(y)} fotos", xlabel="o modelo disse")
-    esquerdo.set_ylabel("o dataset diz")
-    pontos = min(10, max(len(y) // 40, 2))  # com menos de 40 fotos, um ponto oscila demais
-    opcoes = {"n_bins": pontos, "strategy": "quantile", "pos_label": 1, "color": AZUL}
-    nome = f"cada ponto: 1/{pontos} das fotos"
-    CalibrationDisplay.from_predictions(y, p, name=nome, ax=direito, **opcoes)
-    direito.lines[0].set(color="gray", label="calibração perfeita")
-    direito.set(title=f"Calibração em {len(y)} fotos", xlabel=f"probabilidade de {classes[1]}")
-    direito.set_ylabel(f"fração que era {classes[1]}")
-    direito.legend(loc="upper left")
-    direito.grid(alpha=0.3)
-    _mostra(figura, arquivo)
+    ConfusionMatrixDisplay.from_predictions(y, disse, labels=[0, 1], ax=eixo, **opcoes)
+    eixo.set(title=f"Confusão em {len(y)} fotos", xlabel="o modelo disse", ylabel="o dataset diz")
+    _mostra(figura)
 
 
 def onde_olhou(topo: keras.Model, cabeca: keras.Model, mapas: np.ndarray) -> np.ndarray | None:
@@ -125,7 +102,6 @@ def mostra_onde_olhou(
     fotos: np.ndarray,
     mapas: np.ndarray | None,
     titulos: list,
-    arquivo: Arquivo = None,
     colunas: int = 4,
 ) -> None:
     """As fotos em cinza e o mapa por cima: laranja puxa para a classe 1, azul para a classe 0.
@@ -140,7 +116,7 @@ def mostra_onde_olhou(
     opaco = 0.7 * forca[..., None]
     cor = np.where(mapas[..., None] > 0, to_rgb(LARANJA), to_rgb(AZUL))
     cinza = np.mean(fotos, axis=-1, keepdims=True)  # um gato alaranjado não passa por mapa
-    mostra_fotos(cinza * (1 - opaco) + cor * opaco, titulos, arquivo, colunas, lado=2.2)
+    mostra_fotos(cinza * (1 - opaco) + cor * opaco, titulos, colunas, lado=2.2)
 
 
 def outras_coisas() -> dict[str, np.ndarray]:

@@ -1,12 +1,72 @@
-"""Acurácia, precisão, recall e o quanto se pode confiar em cada uma."""
+"""Acurácia, precisão, recall e o quanto se pode confiar em cada uma; o que se mostra, se anota."""
+
+import time
+import unicodedata
 
 import numpy as np
-from scipy.stats import binomtest
-from sklearn.metrics import confusion_matrix, log_loss
+
+CLASSES = ("classe 0", "classe 1")
+ACENTOS = {"copias": "cópias", "epoca": "época", "epocas": "épocas", "extracao": "extração"}
+ACENTOS |= {"tres": "três", "extraidas": "extraídas", "validacao": "validação", "so": "só"}
+
+
+class Medidas(dict):
+    """O que uma execução mediu: cada linha que se mostra fica anotada aqui, sob o nome dela.
+
+    Começa com `inicio`, em segundos desde 1970; a primeira avaliação anota `segundos_ate_metrica`.
+    Com `classes` anotadas, mostra também a precisão e o recall da classe 0.
+    """
+
+    def __init__(self):
+        super().__init__(inicio=time.time())
+
+    def avalia(self, titulo: str, y: np.ndarray, p: np.ndarray) -> dict:
+        """Mostra e anota o que `avalia` diz das probabilidades p diante dos rótulos y."""
+        self[_chave(titulo)] = medidas = avalia(y, p)
+        self.setdefault("segundos_ate_metrica", time.time() - self["inicio"])
+        mostra(titulo, medidas, self.get("classes", CLASSES))
+        return medidas
+
+    def compara(self, titulo: str, y: np.ndarray, antes: np.ndarray, depois: np.ndarray) -> dict:
+        """Mostra e anota o que `compara` diz de dois modelos diante das mesmas fotos."""
+        self[_chave(titulo)] = diferenca = compara(y, antes, depois)
+        minimo, maximo = (num(valor, sinal=True) for valor in diferenca["log_loss_ic95"])
+        print(
+            f"{titulo} ({diferenca['n']} fotos): a log loss muda "
+            f"{num(diferenca['log_loss'], sinal=True)} (intervalo pareado de 95 %: {minimo} a "
+            f"{maximo}); {diferenca['passou_a_acertar']} passaram a acertar, "
+            f"{diferenca['passou_a_errar']} a errar"
+        )
+        return diferenca
+
+    def anota(self, **valores) -> None:
+        """Mostra e anota outros valores, como `limiar=0.4`."""
+        self.update(valores)
+        ditos = []
+        for nome, valor in valores.items():
+            nome = " ".join(ACENTOS.get(palavra, palavra) for palavra in nome.split("_"))
+            casas = 1 if nome.startswith(("segundos", "horas")) else 4
+            valor = valor if isinstance(valor, list) else [valor]
+            numeros = (num(v, casas) if isinstance(v, float) else str(v) for v in valor)
+            ditos.append(f"{nome} {', '.join(numeros)}")
+        print(" · ".join(ditos))
+
+
+def _chave(titulo: str) -> str:
+    """ "Validação, congelado" vira "validacao_congelado"."""
+    simples = unicodedata.normalize("NFKD", titulo).encode("ascii", "ignore").decode().lower()
+    return "_".join("".join(c if c.isalnum() else " " for c in simples).split())
+
+
+def num(valor: float, casas: int = 4, sinal: bool = False) -> str:
+    """O número em português: 0,9900; com `sinal`, +0,0011."""
+    return f"{valor:{'+' if sinal else ''}.{casas}f}".replace(".", ",").replace("-", "−")
 
 
 def intervalo(acertos: int, total: int) -> list[float]:
     """Intervalo de Wilson de 95 % para uma proporção: [mínimo, máximo], entre 0 e 1."""
+    from scipy.stats import binomtest
+
     ic = binomtest(int(acertos), int(total)).proportion_ci(0.95, "wilson")
     return [float(ic.low), float(ic.high)]
 
@@ -14,39 +74,66 @@ def intervalo(acertos: int, total: int) -> list[float]:
 def avalia(y: np.ndarray, p: np.ndarray) -> dict:
     """Compara probabilidades p da classe 1 com rótulos y, 0 ou 1; n de cada, e o corte é 0,5.
 
-    Devolve `n`, `acuracia`, `precisao` e `recall` com os intervalos de Wilson de 95 % (`…_ic95`),
-    `log_loss` e `ece`. Precisão ou recall é None quando não há o que dividir.
+    Devolve `n`, `acuracia`, `precisao` e `recall` da classe 1 e, com `_0` no fim, da classe 0, com
+    os intervalos de Wilson de 95 % (`…_ic95`), e `log_loss`. Precisão ou recall é None quando não
+    há o que dividir.
     """
+    from sklearn.metrics import confusion_matrix, log_loss
+
     y, p = np.ravel(y), np.ravel(p)
     (vn, fp), (fn, vp) = confusion_matrix(y, p > 0.5, labels=[0, 1]).tolist()
     medidas = {"n": len(y)}
     divisoes = {"acuracia": (vn + vp, len(y)), "precisao": (vp, vp + fp), "recall": (vp, vp + fn)}
+    divisoes |= {"precisao_0": (vn, vn + fn), "recall_0": (vn, vn + fp)}
     for nome, (acertos, total) in divisoes.items():
         medidas[nome] = acertos / total if total else None
         medidas[f"{nome}_ic95"] = intervalo(acertos, total) if total else None
-    return medidas | {"log_loss": float(log_loss(y, p, labels=[0, 1])), "ece": ece(y, p)}
+    return medidas | {"log_loss": float(log_loss(y, p, labels=[0, 1]))}
 
 
-def ece(y: np.ndarray, p: np.ndarray, faixas: int = 10) -> float:
-    """Erro de calibração esperado, de 0 a 1: a distância média entre o previsto e o que se viu.
+def compara(y: np.ndarray, antes: np.ndarray, depois: np.ndarray) -> dict:
+    """O que muda nas mesmas fotos, do modelo de antes para o de depois.
 
-    Ponderada pelas fotos de cada faixa de probabilidade (Naeini et al., AAAI 2015).
+    y: (n,) ou (n, 1), 0 ou 1. antes, depois: do mesmo tamanho, as probabilidades que cada um dá.
+    Devolve `n`, `log_loss` (a diferença média; negativa se melhorou), `log_loss_ic95` (o intervalo
+    pareado, normal, da média das n diferenças), `passou_a_acertar`, `passou_a_errar` e `mcnemar_p`
+    (o teste exato, que compara só as fotos que um acertou e o outro errou).
     """
-    faixa = np.minimum((p * faixas).astype(int), faixas - 1)
-    erros = [abs(p[faixa == i].sum() - y[faixa == i].sum()) for i in range(faixas)]
-    return float(sum(erros) / len(y))
+    from scipy.stats import binomtest, norm
+
+    y, antes, depois = (np.ravel(valores) for valores in (y, antes, depois))
+    perdas = [-np.log(np.clip(np.where(y == 1, p, 1 - p), 1e-7, 1)) for p in (antes, depois)]
+    diferencas = perdas[1] - perdas[0]
+    media = float(diferencas.mean())
+    margem = float(norm.ppf(0.975) * diferencas.std(ddof=1) / np.sqrt(len(y)))
+    certas = [(p > 0.5) == (y == 1) for p in (antes, depois)]
+    ganhou, perdeu = (int((certas[a] & ~certas[b]).sum()) for a, b in ((1, 0), (0, 1)))
+    return {
+        "n": len(y),
+        "log_loss": media,
+        "log_loss_ic95": [media - margem, media + margem],
+        "passou_a_acertar": ganhou,
+        "passou_a_errar": perdeu,
+        "mcnemar_p": binomtest(ganhou, ganhou + perdeu).pvalue if ganhou + perdeu else 1.0,
+    }
 
 
-def mostra(titulo: str, medidas: dict) -> None:
-    """Imprime numa linha, e os intervalos na outra, o que `avalia` devolveu."""
+def mostra(titulo: str, medidas: dict, classes: tuple[str, str] = CLASSES) -> None:
+    """Imprime o que `avalia` devolveu: as medidas, os intervalos e a outra classe."""
     nomes = {"acuracia": "acurácia", "precisao": "precisão", "recall": "recall"}
-    valores, intervalos = [], []
-    for chave, nome in nomes.items():
-        if medidas[chave] is None:
-            valores.append(f"{nome} indefinida")
-            continue
-        valores.append(f"{nome} {medidas[chave]:.4f}")
-        intervalos.append("{} {:.4f} a {:.4f}".format(nome, *medidas[f"{chave}_ic95"]))
-    print(f"{titulo} ({medidas['n']} fotos): {' · '.join(valores)}", end="")
-    print(f" · log loss {medidas['log_loss']:.4f}")
+    valores = " · ".join(f"{nome} {_ou_indefinida(medidas[k])}" for k, nome in nomes.items())
+    print(f"{titulo} ({medidas['n']} fotos): {valores} · log loss {num(medidas['log_loss'])}")
+    intervalos = [
+        "{} {} a {}".format(nome, *map(num, medidas[f"{chave}_ic95"]))
+        for chave, nome in nomes.items()
+        if medidas[f"{chave}_ic95"]
+    ]
     print(f"  intervalos de 95 %: {' · '.join(intervalos)}")
+    outras = (
+        f"{nome} {_ou_indefinida(medidas[f'{chave}_0'])}" for chave, nome in list(nomes.items())[1:]
+    )
+    print(f"  precisão e recall são de {classes[1]}; de {classes[0]}: {' · '.join(outras)}")
+
+
+def _ou_indefinida(valor: float | None) -> str:
+    return "indefinida" if valor is None else num(valor)

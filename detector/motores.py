@@ -1,8 +1,8 @@
 """Quem roda a parte congelada da rede: o OpenVINO, várias vezes mais rápido na CPU, ou o Keras.
 
-Um motor montado é uma função que recebe um tf.data de pares (foto, outra coisa), com a foto
-float32 (224, 224, 3) em [0, 1], e gera na mesma ordem (mapa que entra no topo, vetor, outra coisa).
-Onde não há corte, o mapa é o próprio vetor.
+Um motor montado é uma função que recebe um tf.data de pares (foto, outras coisas), com a foto
+float32 (224, 224, 3) em [0, 1], e gera na mesma ordem (mapa que entra no topo, vetor, outras
+coisas). Onde não há corte, o mapa é o próprio vetor.
 """
 
 import collections
@@ -17,8 +17,8 @@ import tensorflow as tf
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from detector import backbones
-from detector.gravacao import digesto, fontes, uma_vez
-from detector.preparo import LADO
+from detector.arquivos import digesto, fontes, guarda_arrays, le_arrays
+from detector.dados import LADO
 
 Roda = Callable[[tf.data.Dataset], Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]]
 
@@ -93,9 +93,9 @@ def _no_keras(rede: keras.Model, motor: str) -> Roda:
 
     def roda(fotos):
         tamanho = 32 if motor == "keras-float16" else 8  # na CPU, lotes maiores só gastam memória
-        for lote, outra in fotos.batch(tamanho).prefetch(tf.data.AUTOTUNE):
+        for lote, outras in fotos.batch(tamanho).prefetch(tf.data.AUTOTUNE).as_numpy_iterator():
             saidas = [saida.numpy() for saida in passo(lote)]
-            yield from zip(saidas[0], saidas[-1], outra.numpy(), strict=True)
+            yield from zip(saidas[0], saidas[-1], zip(*outras, strict=True), strict=True)
 
     return roda
 
@@ -129,12 +129,17 @@ def _no_openvino(
             xml, pesos = (
                 np.fromfile(f"{temporaria}/rede.{tipo}", "uint8") for tipo in ("xml", "bin")
             )
-        _compara(_no_keras(rede, "keras-float32"), compila(xml, pesos), fotos)
+        _compara(rede, compila(xml, pesos), fotos)
         return {"xml": xml, "pesos": pesos}
 
     codigo = fontes(backbones, sys.modules[__name__])
-    depende_de = [motor, versoes(motor), rede.name, digesto(rede.get_weights()), codigo]
-    return compila(**uma_vez(pasta, "motor", depende_de, converte))
+    digest = digesto(motor, versoes(motor), rede.name, digesto(rede.get_weights()), codigo)
+    arquivo = pasta / f"motor-{digest}.npz"
+    convertida = le_arrays(arquivo, digest)
+    if convertida is None:
+        convertida = converte()
+        guarda_arrays(arquivo, digest, **convertida)
+    return compila(**convertida)
 
 
 def _grafo(rede: keras.Model) -> tf.compat.v1.GraphDef:
@@ -177,19 +182,24 @@ def _em_fila(compilada) -> Roda:
     return roda
 
 
-def _espera(pedido, lote: np.ndarray, outras: np.ndarray):
-    """O pedido, livre de novo, e (mapa, vetor, outra coisa) de cada foto do `lote`.
+def _espera(pedido, lote: np.ndarray, outras: tuple):
+    """O pedido, livre de novo, e (mapa, vetor, outras coisas) de cada foto do `lote`.
 
     O pedido lê as fotos do próprio `lote`, sem copiá-lo: quem espera o mantém na memória.
     """
     pedido.wait()
     saidas = [pedido.get_output_tensor(i).data.copy() for i in range(len(pedido.results))]
-    return pedido, zip(saidas[0], saidas[-1], outras, strict=False)
+    return pedido, zip(saidas[0], saidas[-1], zip(*outras, strict=True), strict=False)
 
 
-def _compara(certo: Roda, motor: Roda, fotos: tf.data.Dataset) -> None:
-    """Levanta ValueError se o motor não gera os vetores do Keras."""
-    for (_, a, _), (_, b, _) in zip(certo(fotos), motor(fotos), strict=True):
+def _compara(rede: keras.Model, motor: Roda, fotos: tf.data.Dataset) -> None:
+    """Levanta ValueError se o motor não gera os vetores que o Keras gera."""
+    certos = [  # de duas em duas: as 16 de uma vez pediriam mais de 1 GB
+        vetor
+        for lote, _ in fotos.batch(2)
+        for vetor in keras.tree.flatten(rede(lote, training=False))[-1].numpy()
+    ]
+    for a, (_, b, _) in zip(certos, motor(fotos), strict=True):
         cosseno = a @ b / (np.linalg.norm(a) * np.linalg.norm(b))
         if not cosseno >= COSSENO_MINIMO:
             raise ValueError(f"os vetores não são os do Keras: cosseno {cosseno:.3f}")

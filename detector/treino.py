@@ -1,150 +1,267 @@
-"""Treinar podendo parar a qualquer momento, misturar pesos e validar com todas as fotos."""
+"""Um `fit` que pode parar a qualquer momento: cada época fica guardada, e o treino segue da última.
 
+Quem decide se uma época guardada serve é tudo o que o `fit` recebeu: o modelo (camadas, pesos,
+otimizador, perda), os dados, os pesos das classes e das fotos, a ordem, os callbacks. Mudou
+qualquer um, o treino recomeça; só o número de épocas pode crescer sem que nada se perca.
+"""
+
+import functools
+import hashlib
+import inspect
 import json
 import pathlib
+import re
 import sys
+from collections.abc import Iterator
+from typing import Any
 
 import keras
 import numpy as np
-import sklearn
 import tensorflow as tf
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import (
-    GridSearchCV,
-    StratifiedKFold,
-    StratifiedShuffleSplit,
-    cross_val_predict,
-)
-from threadpoolctl import threadpool_limits
 
-from detector.gravacao import digesto, fontes, guarda_arrays, le_arrays, uma_vez
+from detector.arquivos import SIMPLES, de_fora, digesto, fontes, guarda_arrays, le_arrays
 
-FORCAS = (0.1, 0.3, 1.0)  # valores de C, o inverso da regularização, entre os quais se escolhe
+NAO_MUDAM_O_TREINO = ("epochs", "verbose")
 
 
-class Retoma(keras.callbacks.Callback):
-    """Callback que guarda cada época num arquivo inteiro e continua da última.
+class NaoSeResumeError(Exception):
+    """Há no `fit` algo cuja mudança não se perceberia."""
 
-    No fim do treino, deixa no modelo os pesos da época com a menor log loss de validação; para
-    antes, se ela passa `paciencia` épocas sem melhorar. Use `fit(initial_epoch=retoma.epoca)` e
-    dados sempre na mesma ordem (`shuffle=False`): um treino interrompido, mesmo por um Ctrl-C e um
-    novo `fit`, termina com os mesmos pesos que teria sem a interrupção. O BackupAndRestore do Keras
-    não basta: guarda em dois arquivos, e uma morte entre eles repete uma época calada.
 
-    modelo: compilado, com a métrica `log_loss`. depende_de: o que determina os dados do treino, do
-    que `gravacao.digesto` aceita; os pesos iniciais, as camadas e o otimizador já contam.
+class Retoma:
+    """O mesmo modelo, com um `fit` que guarda cada época em `pasta` e continua da última.
+
+    modelo: já compilado. Um treino interrompido, mesmo por um kill -9, termina com os pesos que
+    teria sem a interrupção, desde que os dados venham sempre na mesma ordem (`shuffle=False`). Um
+    Ctrl-C deixa o modelo como estava antes do `fit`: rodar a célula de novo continua o treino. O
+    BackupAndRestore do Keras não basta: não vê os argumentos do `fit`, nem conta ao EarlyStopping
+    o que aconteceu antes.
     """
 
-    def __init__(
-        self,
-        pasta: pathlib.Path,
-        nome: str,
-        modelo: keras.Model,
-        depende_de: list,
-        paciencia: int = sys.maxsize,
-    ):
-        super().__init__()
+    def __init__(self, modelo: keras.Model, pasta: pathlib.Path):
+        self.modelo, self.pasta = modelo, pasta
+
+    def fit(self, *args, **opcoes) -> keras.callbacks.History:
+        """O `modelo.fit`, com os mesmos argumentos; devolve a história de todas as épocas.
+
+        O que vem de um gerador, ou de dados sem fim, treina sem ser guardado, e isto é dito.
+        """
+        pedido = inspect.signature(self.modelo.fit).bind(*args, **opcoes)
+        pedido.apply_defaults()
+        pedido = pedido.arguments
+        try:
+            epocas = self._epocas(pedido)
+        except NaoSeResumeError as erro:
+            print(f"Este treino não fica guardado: {erro}.")
+            return self.modelo.fit(*args, **opcoes)
+        inicio, fim = pedido["initial_epoch"], pedido["epochs"]
+        feitas = epocas.feitas(inicio, fim)
+        if feitas:
+            print(f"De {self.pasta.name}/ vieram {len(feitas)} épocas deste treino.")
+        guarda = _Guarda(epocas, feitas)
+        chamados = keras.callbacks.CallbackList(
+            [*_lista(pedido["callbacks"]), keras.callbacks.History(), guarda],
+            add_history=True,  # quer dizer: deixa em modelo.history a que está na lista
+            add_progbar=pedido["verbose"] != 0,
+            verbose=0 if pedido["verbose"] == 0 else 1,
+            epochs=fim,
+            steps=None,
+            model=self.modelo,
+        )
+        guarda.ouvem = chamados.callbacks
+        antes = epocas.estado()
+        try:
+            if len(feitas) == fim - inicio or (feitas and feitas[-1]["parou"]):
+                chamados.on_train_begin()
+                self.modelo.optimizer.finalize_variable_values(self.modelo.trainable_variables)
+                chamados.on_train_end()
+            else:
+                pedido |= {"callbacks": chamados, "initial_epoch": inicio + len(feitas)}
+                self.modelo.fit(**pedido)
+        except BaseException:
+            epocas.poe(antes)
+            raise
+        return self.modelo.history
+
+    def _epocas(self, pedido: dict) -> "_Epocas":
+        modelo = self.modelo
+        if not (modelo.built and modelo.compiled):
+            raise NaoSeResumeError("o modelo ainda não foi compilado ou não sabe o que recebe")
+        if pedido["steps_per_epoch"] or pedido["validation_steps"]:
+            raise NaoSeResumeError("com um número de passos por época, os dados podem não ter fim")
         modelo.optimizer.build(modelo.trainable_variables)
-        self.paciencia = paciencia
-        self.historico: list[dict[str, float]] = []
-        self._melhor = modelo.get_weights()
-        self._variaveis = [*modelo.variables, *modelo.optimizer.variables]
-        self._estado = self._valores()
         compilado = modelo.get_compile_config()
         compilado["optimizer"]["config"].pop("name", None)  # "adam_1": o Keras numera como quer
-        receita = [_camadas(modelo), compilado, digesto(modelo.get_weights())]
+        passado = modelo._compile_config.config  # com as próprias funções, e não só os nomes delas
+        funcoes = [_resumo(passado.get(nome)) for nome in ("loss", "metrics", "weighted_metrics")]
+        receita = [_rede(modelo), compilado, funcoes]
+        resto = {k: _resumo(v) for k, v in pedido.items() if k not in NAO_MUDAM_O_TREINO}
         versoes = [keras.__version__, tf.__version__, *fontes(sys.modules[__name__])]
-        self._digest = digesto(nome, receita, depende_de, versoes)
-        self._arquivo = pasta / f"{nome}-{self._digest}.dados"
-        self._le()
+        variaveis = [*modelo.variables, *modelo.optimizer.variables]
+        digest = digesto(receita, resto, versoes, [variavel.numpy() for variavel in variaveis])
+        nome = re.sub(r"\W", "_", re.sub(r"_\d+$", "", modelo.name))  # "sequential_4" conta modelos
+        return _Epocas(self.pasta, f"{nome}-{digest}", variaveis)
 
-    @property
-    def melhor_epoca(self) -> int:
-        """Número (1 = primeira) da época com a menor log loss de validação; 0 se não há nenhuma."""
-        return _melhor_epoca(self.historico)
 
-    @property
-    def epoca(self) -> int:
-        """Em que época recomeçar: a seguinte à última guardada, ou nenhuma se o treino já parou."""
-        feitas = len(self.historico)
-        return sys.maxsize if feitas - self.melhor_epoca >= self.paciencia else feitas
+class _Epocas:
+    """As épocas guardadas de um treino, uma em cada arquivo."""
 
-    def on_train_begin(self, logs=None):
-        """Volta ao fim da última época completa: um Ctrl-C deixa o modelo no meio da seguinte."""
-        for variavel, valor in zip(self._variaveis, self._estado, strict=True):
+    def __init__(self, pasta: pathlib.Path, nome: str, variaveis: list):
+        self.pasta, self.nome, self.variaveis = pasta, nome, variaveis
+
+    def _arquivo(self, epoca: int) -> tuple[pathlib.Path, str]:
+        return self.pasta / f"{self.nome}-{epoca:03}.npz", f"{self.nome} {epoca}"
+
+    def feitas(self, inicio: int, fim: int) -> list[dict]:
+        """O que aconteceu em cada época guardada, da primeira à última que não falta."""
+        feitas = []
+        for epoca in range(inicio, fim):
+            if (arrays := le_arrays(*self._arquivo(epoca))) is None:
+                break
+            feitas.append({"epoca": epoca, **json.loads(str(arrays["historia"]))})
+        return feitas
+
+    def estado(self) -> list[np.ndarray]:
+        """Os pesos e o otimizador, como estão agora."""
+        return [variavel.numpy() for variavel in self.variaveis]
+
+    def poe(self, estado: list[np.ndarray]) -> None:
+        for variavel, valor in zip(self.variaveis, estado, strict=True):
             variavel.assign(valor)
 
+    def guarda(self, epoca: int, logs: dict, parou: bool) -> None:
+        historia = {"logs": {nome: float(v) for nome, v in logs.items()}, "parou": parou}
+        arrays = {f"variavel{i}": valor for i, valor in enumerate(self.estado())}
+        guarda_arrays(*self._arquivo(epoca), historia=json.dumps(historia), **arrays)
+
+    def no_fim_de(self, epoca: int) -> list[np.ndarray]:
+        """Os pesos e o otimizador, como estavam no fim dessa época."""
+        arrays = le_arrays(*self._arquivo(epoca))
+        return [arrays[f"variavel{i}"] for i in range(len(self.variaveis))]
+
+
+class _Guarda(keras.callbacks.Callback):
+    """O último dos callbacks da pessoa: mostra aos outros as épocas guardadas e guarda as novas."""
+
+    def __init__(self, epocas: _Epocas, feitas: list[dict]):
+        super().__init__()
+        self.epocas, self.feitas, self.ouvem = epocas, feitas, []
+
+    def on_train_begin(self, logs=None):
+        """Repete cada época, com os pesos que o modelo tinha nela.
+
+        Assim o EarlyStopping, por exemplo, lembra qual foi a melhor e há quanto tempo.
+        """
+        sem_barra = (keras.callbacks.ProgbarLogger, _Guarda)
+        ouvem = [callback for callback in self.ouvem if not isinstance(callback, sem_barra)]
+        for feita in self.feitas:
+            epoca, estado = feita["epoca"], self.epocas.no_fim_de(feita["epoca"])
+            for callback in ouvem:
+                callback.on_epoch_begin(epoca)
+            self.epocas.poe(estado)
+            for callback in ouvem:
+                callback.on_epoch_end(epoca, dict(feita["logs"]))
+            self.epocas.poe(estado)  # um callback, como o que muda a taxa, já está contado nele
+
     def on_epoch_end(self, epoch, logs=None):
-        historico = [*self.historico, {chave: float(valor) for chave, valor in logs.items()}]
-        estado, melhor = self._valores(), self._melhor
-        if _melhor_epoca(historico) == len(historico):
-            melhor = self.model.get_weights()
-        arrays = {f"melhor{i}": peso for i, peso in enumerate(melhor)}
-        arrays |= {f"variavel{i}": valor for i, valor in enumerate(estado)}
-        guarda_arrays(self._arquivo, self._digest, historico=json.dumps(historico), **arrays)
-        self.historico, self._estado, self._melhor = historico, estado, melhor  # ou tudo, ou nada
-        self.model.stop_training = self.epoca == sys.maxsize
-
-    def on_train_end(self, logs=None):
-        self.model.set_weights(self._melhor)
-
-    def _valores(self) -> list[np.ndarray]:
-        return [variavel.numpy() for variavel in self._variaveis]
-
-    def _le(self) -> None:
-        """Lembra como o modelo e o otimizador estavam na última época guardada, se há uma."""
-        if arrays := le_arrays(self._arquivo, self._digest):
-            self.historico = json.loads(str(arrays["historico"]))
-            self._melhor = [arrays[f"melhor{i}"] for i in range(len(self._melhor))]
-            self._estado = [arrays[f"variavel{i}"] for i in range(len(self._variaveis))]
+        self.epocas.guarda(epoch, logs, bool(self.model.stop_training))
 
 
-def _melhor_epoca(historico: list[dict[str, float]]) -> int:
-    perdas = [epoca["val_log_loss"] for epoca in historico]
-    return int(np.argmin(np.nan_to_num(perdas, nan=np.inf))) + 1 if perdas else 0
+def _lista(callbacks: Any) -> list:
+    if isinstance(callbacks, keras.callbacks.CallbackList):
+        return list(callbacks.callbacks)
+    return list(callbacks) if isinstance(callbacks, list | tuple) else [callbacks] * bool(callbacks)
 
 
-def _camadas(modelo: keras.Model) -> list:
-    """As opções de cada camada, e se ela treina; sem os nomes, que o Keras numera como quer."""
-    resumo = []
+@functools.singledispatch
+def _resumo(valor: Any) -> Any:
+    """O que `digesto` aceita, e que muda quando `valor` muda; NaoSeResumeError se não há."""
+    if hasattr(valor, "__array__"):  # tensores, tabelas do pandas
+        return _resumo(np.asarray(valor))
+    if isinstance(valor, tf.data.Dataset | keras.utils.PyDataset):
+        return _dos_dados(valor)
+    if callable(valor) and hasattr(valor, "__code__"):
+        cercam = dict(inspect.getclosurevars(valor).nonlocals)
+        return [_codigo(valor), _resumo([cercam, de_fora(valor), valor.__defaults__])]
+    if isinstance(valor, keras.callbacks.Callback):
+        opcoes = inspect.signature(type(valor).__init__).parameters
+        opcoes = {nome: _resumo(getattr(valor, nome, None)) for nome in [*opcoes][1:]}
+        if codigo := _codigo(type(valor)):  # o da pessoa pode guardar a opção com outro nome
+            opcoes |= {k: v for k, v in vars(valor).items() if isinstance(v, SIMPLES)}
+        return [type(valor).__qualname__, codigo, opcoes]
+    if hasattr(valor, "get_config"):
+        return [type(valor).__qualname__, _codigo(type(valor)), str(valor.get_config())]
+    raise NaoSeResumeError(f"não sei resumir {type(valor).__name__}")
+
+
+@_resumo.register(type(None) | bool | int | float | str)
+def _(valor):
+    return valor
+
+
+@_resumo.register
+def _(valor: np.ndarray):
+    return repr(valor.tolist()) if valor.dtype.hasobject else valor
+
+
+@_resumo.register
+def _(valor: dict):
+    return [[str(chave), _resumo(item)] for chave, item in valor.items()]
+
+
+@_resumo.register(list | tuple)
+def _(valor):
+    return [_resumo(item) for item in valor]
+
+
+def _dos_dados(dados: tf.data.Dataset | keras.utils.PyDataset) -> str:
+    """Resume o que os dados entregam, passando por eles uma vez: só assim um `.map` é percebido."""
+    resumo = hashlib.blake2b()
+    for lote in _lotes(dados):
+        for array in map(np.asarray, keras.tree.flatten(lote)):
+            resumo.update(f"{array.dtype.str}{array.shape}".encode())
+            resumo.update(np.ascontiguousarray(array))
+    return resumo.hexdigest()
+
+
+def _lotes(dados: tf.data.Dataset | keras.utils.PyDataset) -> Iterator:
+    if isinstance(dados, tf.data.Dataset):
+        if int(dados.cardinality()) == tf.data.INFINITE_CARDINALITY:
+            raise NaoSeResumeError("os dados não têm fim")
+        yield from dados.as_numpy_iterator()
+    elif dados.num_batches is None:
+        raise NaoSeResumeError("os dados não têm fim")
+    else:
+        yield from (dados[i] for i in range(dados.num_batches))
+
+
+def _codigo(de_que: Any) -> str:
+    """O código de uma função ou de uma classe; o do Keras, a versão dele já diz."""
+    if (de_que.__module__ or "").startswith("keras."):
+        return ""
+    try:
+        return inspect.getsource(de_que)
+    except (OSError, TypeError) as erro:
+        raise NaoSeResumeError(f"não encontro o código de {de_que.__qualname__}") from erro
+
+
+def _rede(modelo: keras.Model) -> list:
+    """O código e as opções de cada camada, se ela treina, e quem se liga a quem."""
+    camadas = [[type(modelo).__name__, _codigo(type(modelo))]]
     for camada in modelo.layers:
-        if isinstance(camada, keras.Model):
-            resumo.append(_camadas(camada))
-        else:
-            opcoes = {nome: valor for nome, valor in camada.get_config().items() if nome != "name"}
-            resumo.append([type(camada).__name__, opcoes, camada.trainable])
-    return resumo
+        opcoes = {nome: valor for nome, valor in camada.get_config().items() if nome != "name"}
+        e_rede = isinstance(camada, keras.Model)
+        dentro = _rede(camada) if e_rede else [_codigo(type(camada)), opcoes]
+        camadas.append([type(camada).__name__, camada.trainable, dentro])
+    config = modelo.get_config()
+    ligacoes = json.dumps(config, sort_keys=True, default=str)
+    for i, nome in enumerate(_nomes(config)):  # "dense_3": o Keras numera como quer
+        ligacoes = ligacoes.replace(f'"{nome}"', f'"nome {i}"')
+    return [*camadas, re.sub(r'"shared_object_id": \d+', "", ligacoes)]
 
 
-def mistura(
-    modelo: keras.Model, antes: list[np.ndarray], depois: list[np.ndarray], parte: float
-) -> None:
-    """Põe no modelo (1 − parte) dos pesos de antes e parte dos de depois, de 0 a 1.
-
-    É o WiSE-FT de Wortsman et al., arXiv:2109.01903.
-    """
-    modelo.set_weights([(1 - parte) * a + parte * d for a, d in zip(antes, depois, strict=True)])
-
-
-def validacao_cruzada(
-    X: np.ndarray, y: np.ndarray, semente: int, pasta: pathlib.Path, grupos: int = 5
-) -> np.ndarray:
-    """Probabilidade (n,) da classe 1 para cada foto, por quem nunca a viu.
-
-    X: vetores (n, canais). y: rótulos (n,), 0 ou 1. A cabeça é a regressão logística do
-    scikit-learn: a mesma conta da `Dense(1, sigmoid)`, levada até convergir. A regularização é
-    escolhida dentro de cada grupo, entre três valores, sem olhar as fotos que ele vai avaliar.
-    pasta: onde o resultado fica guardado.
-    """
-    divide = StratifiedKFold(grupos, shuffle=True, random_state=semente)
-    dentro = StratifiedShuffleSplit(1, test_size=0.2, random_state=semente)
-    cabeca = LogisticRegression(max_iter=1000)
-    escolhe = GridSearchCV(cabeca, {"C": FORCAS}, scoring="neg_log_loss", cv=dentro)
-
-    def calcula():
-        with threadpool_limits(1):  # com duas threads, nestas contas pequenas, levou 20 vezes mais
-            p = cross_val_predict(escolhe, X, y, cv=divide, method="predict_proba")
-        return {"p": p[:, 1]}
-
-    depende_de = [X, y, semente, grupos, sklearn.__version__, fontes(sys.modules[__name__])]
-    return uma_vez(pasta, "validacao_cruzada", depende_de, calcula)["p"]
+def _nomes(config: dict) -> Iterator[str]:
+    """O nome de uma rede, o de cada operação dela e os das redes que há dentro."""
+    yield config.get("name", "")
+    for operacao in config.get("layers", []):
+        yield from _nomes(operacao["config"] if isinstance(operacao, dict) else {})

@@ -1,0 +1,216 @@
+"""O começo e o fim de uma execução: a pasta MODELOS aberta, e o que fica nela, inteiro."""
+
+import atexit
+import contextlib
+import errno
+import importlib
+import io
+import json
+import os
+import pathlib
+import re
+import shutil
+import sys
+import tempfile
+import time
+import zipfile
+from collections.abc import Mapping
+
+import filelock
+import numpy as np
+
+from detector.ambiente import confere_parametros, prepara
+from detector.arquivos import codigo_do_pacote, digesto, grava, sincroniza
+from detector.erros import ErroClaro, motivo
+from detector.metricas import Medidas
+
+SEM_ESPACO = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
+MODELO, DO_CLASSIFICADOR, METRICAS = (
+    "detector_dogs_cats.keras",
+    "classificador.npz",
+    "metricas.json",
+)
+EXPORTADOS = {"detector_dogs_cats.tflite", "detector_dogs_cats.onnx"}
+PUBLICANDO, LISTA = ".publicando", ".lista.json"
+NOVIDADES = {"input_axes": None, "output_axes": None, "quantization_config": None}
+NOVIDADES |= {"renorm": False, "renorm_clipping": None, "renorm_momentum": 0.99}
+GUARDADO = re.compile(r"\w+-[0-9a-f]{12}(-\d+)?\.(npz|dados)")  # .dados: da versão 2.0
+ESPERA = 60  # segundos que uma execução espera por outra que está publicando
+
+
+def comeca(parametros: Mapping) -> tuple[pathlib.Path, Medidas]:
+    """A pasta MODELOS e as medidas, ainda vazias, de uma execução que começa agora.
+
+    parametros: {nome: valor}, como o `globals()` do notebook. Confere cada um e fixa o acaso.
+    No Jupyter, um disco que enche no meio de uma célula passa a ser dito numa frase. Levanta
+    ErroClaro se um parâmetro não serve ou se não se pode gravar em MODELOS.
+    """
+    medidas = Medidas()
+    confere_parametros(parametros)
+    medidas.update(backbone=parametros["BACKBONE"], semente=parametros["SEMENTE"])
+    prepara(parametros["SEMENTE"])
+    if kernel := "IPython" in sys.modules and sys.modules["IPython"].get_ipython():
+        kernel.set_custom_exc((OSError,), _disco_cheio)
+    return abre_pasta(parametros["MODELOS"]), medidas
+
+
+def _disco_cheio(kernel, tipo, erro, pilha, tb_offset=None) -> None:
+    """Mostra o OSError como o IPython mostraria, a não ser que seja falta de espaço."""
+    if erro.errno in SEM_ESPACO:
+        onde = erro.filename or tempfile.gettempdir()
+        erro = ErroClaro(
+            f"não consegui gravar em {onde} ({motivo(erro)}). Libere espaço e rode esta célula de "
+            "novo: o que já estava gravado continua valendo."
+        )
+    kernel.showtraceback((type(erro), erro, pilha), tb_offset)
+
+
+def abre_pasta(modelos: str | os.PathLike) -> pathlib.Path:
+    """A pasta MODELOS, criada se não existia. Levanta ErroClaro se não se pode escrever nela.
+
+    No Colab, se ela fica no Drive, liga o Drive antes: senão, a pasta sumiria com a sessão.
+    """
+    pasta = pathlib.Path(modelos).expanduser()
+    if "google.colab" in sys.modules and pasta.is_relative_to("/content/drive"):
+        importlib.import_module("google.colab.drive").mount("/content/drive")
+    grava(pasta / ".pode-gravar", b"")
+    completa(pasta)
+    return pasta
+
+
+def acha_modelo(modelos: str | os.PathLike) -> tuple[pathlib.Path, pathlib.Path]:
+    """O modelo e os dados do classificador que o notebook deixou; ErroClaro se falta um deles."""
+    pasta = pathlib.Path(os.path.expanduser(modelos))
+    completa(pasta)
+    for arquivo in (achados := (pasta / MODELO, pasta / DO_CLASSIFICADOR)):
+        if not arquivo.is_file():
+            raise ErroClaro(f"{arquivo} não existe; rode antes o `make`, ou o notebook inteiro.")
+    return achados
+
+
+def rascunho() -> pathlib.Path:
+    """Pasta temporária do que só vai para MODELOS pronto e junto; some quando o Python acaba."""
+    pasta = tempfile.mkdtemp(prefix="detector-")
+    atexit.register(shutil.rmtree, pasta, ignore_errors=True)
+    return pathlib.Path(pasta)
+
+
+def abre_em_qualquer_keras(arquivo: pathlib.Path) -> None:
+    """Tira de um `.keras` as opções que o Keras 3.11 recusa e que estão no valor de sempre.
+
+    O Keras 3.15 as escreve em todo modelo; sem elas, o mesmo modelo abre do 3.11 em diante.
+    """
+    conteudo = io.BytesIO()
+    with zipfile.ZipFile(arquivo) as velho, zipfile.ZipFile(conteudo, "w") as novo:
+        for item in velho.infolist():
+            dentro = velho.read(item)
+            if item.filename == "config.json":
+                dentro = json.dumps(_sem_novidades(json.loads(dentro))).encode()
+            novo.writestr(item, dentro)
+    grava(arquivo, conteudo.getvalue())
+
+
+def _sem_novidades(valor):
+    if isinstance(valor, dict):
+        conhecidos = {k: v for k, v in valor.items() if k not in NOVIDADES or v != NOVIDADES[k]}
+        return {k: _sem_novidades(v) for k, v in conhecidos.items()}
+    return [_sem_novidades(v) for v in valor] if isinstance(valor, list) else valor
+
+
+def publica(rascunho: pathlib.Path, pasta: pathlib.Path, medidas: Medidas) -> None:
+    """Leva os arquivos de `rascunho`, e as medidas, para `pasta`: todos, ou nenhum.
+
+    Em metricas.json, o que se mediu no teste fica também no primeiro nível. Os arquivos são
+    copiados para uma pasta à parte, e um só rename decide que a execução nova vale. Se o computador
+    morrer antes dele, fica a anterior; se depois, quem abrir `pasta` termina de pôr cada arquivo no
+    lugar. Levanta ErroClaro se outra execução passa um minuto publicando, ou se não
+    pode gravar.
+    """
+    medidas.update(
+        codigo=digesto(_celulas(), codigo_do_pacote()),
+        segundos_total=time.time() - medidas["inicio"],
+    )
+    with np.load(rascunho / DO_CLASSIFICADOR) as extras:
+        medidas["modelo"] = str(extras["digest"])
+    tudo = json.dumps(medidas | medidas["teste"], indent=1, ensure_ascii=False)
+    grava(rascunho / METRICAS, tudo.encode())
+    nova = pasta / f".nova-{os.getpid()}"
+    with _trava(pasta):
+        _completa(pasta)
+        shutil.rmtree(nova, ignore_errors=True)
+        nomes = sorted(arquivo.name for arquivo in rascunho.iterdir())
+        for nome in nomes:
+            grava(nova / nome, (rascunho / nome).read_bytes())
+        grava(nova / LISTA, json.dumps(nomes).encode())
+        os.rename(nova, pasta / PUBLICANDO)
+        sincroniza(pasta)
+        _completa(pasta)
+
+
+def _celulas() -> list[str]:
+    """As células já rodadas neste kernel; nenhuma, fora do Jupyter."""
+    kernel = "IPython" in sys.modules and sys.modules["IPython"].get_ipython()
+    return [celula for celula in kernel.user_ns.get("In", []) if celula] if kernel else []
+
+
+def completa(pasta: pathlib.Path) -> None:
+    """Termina a publicação que uma execução decidiu e não acabou, se há uma."""
+    if (pasta / PUBLICANDO).is_dir():
+        with _trava(pasta):
+            _completa(pasta)
+
+
+def _completa(pasta: pathlib.Path) -> None:
+    decidida = pasta / PUBLICANDO
+    if not decidida.is_dir():
+        return
+    if (decidida / LISTA).is_file():  # o último a sair: sem ele, já está tudo no lugar
+        nomes = json.loads((decidida / LISTA).read_text(encoding="utf-8"))
+        for exportado in EXPORTADOS - set(nomes):  # é de outro modelo
+            (pasta / exportado).unlink(missing_ok=True)
+        for nome in nomes:
+            with contextlib.suppress(FileNotFoundError):  # este já foi
+                os.replace(decidida / nome, pasta / nome)
+        sincroniza(pasta)
+        (decidida / LISTA).unlink()
+    decidida.rmdir()
+
+
+@contextlib.contextmanager
+def _trava(pasta: pathlib.Path):
+    """Uma execução de cada vez; um erro do disco lá dentro vira uma frase."""
+    try:
+        with filelock.FileLock(pasta / ".trava", timeout=ESPERA):
+            yield
+    except filelock.Timeout as erro:
+        raise ErroClaro(
+            f"outra execução está gravando em {pasta} há um minuto. Rode esta célula de novo."
+        ) from erro
+    except OSError as erro:
+        raise ErroClaro(f"não consigo escrever em {pasta} ({motivo(erro)}).") from erro
+
+
+def limpa(pasta: pathlib.Path) -> tuple[int, int]:
+    """Apaga de `pasta` o que foi guardado e a última execução completa não usou.
+
+    Devolve quantos arquivos e quantos bytes saíram. Levanta ErroClaro se nenhuma execução terminou.
+    """
+    completa(pasta)
+    try:
+        inicio = json.loads((pasta / METRICAS).read_text(encoding="utf-8"))["inicio"] + 0.0
+    except (OSError, ValueError, KeyError, TypeError) as erro:
+        raise ErroClaro(
+            f"em {pasta} não há uma execução completa; rode o notebook antes de limpar."
+        ) from erro
+    guardados = [a for a in pasta.iterdir() if GUARDADO.fullmatch(a.name)]
+    sobras = [a for a in guardados if a.stat().st_mtime < inicio]
+    hora_atras = time.time() - 3600
+    temporarios = [*pasta.glob(".incompleto-*"), *pasta.glob(".nova-*/*")]
+    sobras += [a for a in temporarios if a.stat().st_mtime < hora_atras]
+    tamanho = sum(a.stat().st_size for a in sobras)
+    for arquivo in sobras:
+        arquivo.unlink()
+    for morta in pasta.glob(".nova-*"):
+        with contextlib.suppress(OSError):  # ainda tem o que é de agora
+            morta.rmdir()
+    return len(sobras), tamanho
