@@ -1,191 +1,249 @@
-"""Leva ao repositório o que uma execução mediu, para que nenhum número seja copiado à mão.
+"""Leva aos textos o que o notebook mediu: cada bloco deles é da função de mesmo nome, aqui.
 
-    python docs/gera.py notebook   roda o notebook; refaz as saídas dele, imagens/ e metricas.json
-    python docs/gera.py            só reescreve os números dos textos, a partir de metricas.json
-    python docs/gera.py mede ARQUIVO [PARÂMETRO=VALOR…]   roda o notebook e grava o que ele mediu
-    python docs/gera.py endereco URL   escreve o endereço no notebook, e os selos do Colab
-
-Quem escreve os números é `docs/textos.py`.
+python docs/gera.py         roda o notebook, com as 2.000 fotos reais em TFDS_DATA_DIR; refaz tudo
+python docs/gera.py textos  só reescreve os textos e imagens/, com o que há em docs/*.json
+python docs/gera.py mede ARQUIVO [PARÂMETRO=VALOR…]  só roda o notebook e grava o que ele mediu
 """
 
+import ast
+import base64
 import json
 import pathlib
 import re
-import resource
-import shutil
 import sys
 import tempfile
 import time
 
-import textos
+import nbformat
+import numpy as np
+import pandas as pd
+from nbclient import NotebookClient
 
-RAIZ = textos.RAIZ
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+from detector.arquivos import codigo_do_pacote, digesto
+from detector.metricas import num
+
+RAIZ = pathlib.Path(__file__).resolve().parent.parent
 NOTEBOOK = RAIZ / "detector_dogs_cats.ipynb"
-METRICAS = RAIZ / "docs/metricas.json"
-COLAB = "https://colab.research.google.com"
-VERSAO = "v" + re.search(r'__version__ = "(.+)"', (RAIZ / "detector/__init__.py").read_text())[1]
+TEXTOS = (RAIZ / "README.md", RAIZ / "docs/como_funciona.md")
+EXECUCOES = {"metricas": "2.000 reais", "metricas_20000": "20.000 pequenas"}
+EXECUCOES["metricas_amostra"] = "amostra, miniaturas"
+FAIXAS = {"0_1_a_certa": "[0, 1], a certa", "0_a_255": "0–255, sem normalizar"}
+FAIXAS["1_1"] = "[−1, 1], normalizados duas vezes"
+AVALIA = ("avaliadas", "acurácia (intervalo de 95 %)", "precisão", "recall", "log loss")
+FIGURAS = {  # da etiqueta da célula ao arquivo; só vão para imagens/ as que o README mostra
+    "exemplos": "visualizacao_de_exemplos_do_dataset.png",
+    "curvas": "curvas_de_treino.png",
+    "confusao": "confusao.png",
+    "onde_olhou": "onde_olhou.png",
+    "outras_coisas": "nem_gato_nem_cachorro.png",
+    "mostra_suspeitas": "discordancias.png",
+}
+LUGARES = r"(?m)^(DATA_DIR|ARQUIVO_ZIP|MODELOS|REPOSITORIO) = .*"  # não mudam as contas
+VAZIOS = r", \w+=\[\]|\w+=\[\](, )?"  # do ast.dump; o de um Python mais novo não os mostra
+MEMORIA = "print(*open('/proc/self/status'))"  # o ru_maxrss herdaria o de quem abriu o kernel
 
 
-def roda_notebook() -> None:
-    """Roda o notebook e grava nele as saídas, como o Jupyter faria; refaz imagens/ e as medidas."""
-    import nbformat
-
-    notebook = nbformat.read(NOTEBOOK, 4)
-    with tempfile.TemporaryDirectory() as modelos:
-        medidas = executa(notebook, pathlib.Path(modelos), {})
-        if (medidas["dataset"].partition("/")[0], medidas["fotos"]) != ("cats_vs_dogs", 2000):
-            sys.exit("os textos falam das 2.000 primeiras fotos reais; com outras, nada é gravado.")
-        _grava(medidas, METRICAS)
-        for figura in pathlib.Path(modelos, "figuras").glob("*.png"):
-            shutil.copy(figura, RAIZ / "imagens")
-    for celula in notebook.cells:
-        celula.metadata.pop("execution", None)
-        if celula.cell_type == "code":
-            celula.outputs = _como_na_tela(celula.outputs)
-    notebook.metadata = {
-        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
-        "language_info": {"name": "python"},
-    }
-    nbformat.write(notebook, NOTEBOOK)
-
-
-def mede(arquivo: str, *opcoes: str) -> None:
-    """Roda o notebook, sem mudar nada nele, e grava em `arquivo` o que ele mediu.
-
-    opcoes: parâmetros do notebook, como MAX_IMAGENS=500. Sem MODELOS, a pasta começa vazia.
-    """
-    import nbformat
-
-    parametros = dict(opcao.split("=", 1) for opcao in opcoes)
-    parametros = {nome: json.loads(v) if v.isdigit() else v for nome, v in parametros.items()}
-    with tempfile.TemporaryDirectory() as vazia:
-        modelos = pathlib.Path(parametros.pop("MODELOS", vazia))
-        _grava(executa(nbformat.read(NOTEBOOK, 4), modelos, parametros), pathlib.Path(arquivo))
-
-
-def executa(notebook, modelos: pathlib.Path, parametros: dict) -> dict:
-    """Roda as células; devolve as medidas do notebook, segundos por seção, memória e espaço."""
-    from nbclient import NotebookClient
-
-    [celula] = [c for c in notebook.cells if "parameters" in c.metadata.get("tags", [])]
+def executa(modelos: str, **parametros: object) -> tuple[nbformat.NotebookNode, dict]:
+    """Uma cópia do notebook, rodada, e o que ela mediu, com os tempos, a memória e o disco."""
+    notebook, pasta, assinado = nbformat.read(NOTEBOOK, 4), pathlib.Path(modelos), assinatura()
+    [celula] = [c for c in notebook.cells if c.metadata.get("tags") == ["parameters"]]
     original = celula.source
-    for nome, valor in (parametros | {"MODELOS": str(modelos)}).items():
+    for nome, valor in (parametros | {"MODELOS": modelos}).items():
         celula.source += f"\n{nome} = {valor!r}"
-    secao, secoes = "", {}
-    for c in notebook.cells:
-        titulo = re.match(r"## \d+\. (.*)", c.source)
-        secao = titulo[1] if titulo else secao
-        c.metadata["secao"] = secao
-
-    def comeca(cell, cell_index):
-        secoes[cell.metadata["secao"]] = secoes.get(cell.metadata["secao"], 0) - time.perf_counter()
-
-    def acaba(cell, cell_index, execute_reply):
-        secoes[cell.metadata["secao"]] += time.perf_counter()
-
-    inicio = time.perf_counter()
-    NotebookClient(
-        notebook,
-        timeout=None,
-        resources={"metadata": {"path": RAIZ}},
-        on_cell_execute=comeca,
-        on_cell_executed=acaba,
-    ).execute()
-    segundos = time.perf_counter() - inicio
-    for c in notebook.cells:
-        del c.metadata["secao"]
+    notebook.cells.append(nbformat.v4.new_code_cell(MEMORIA))
+    NotebookClient(notebook, timeout=None, coalesce_streams=True).execute(cwd=RAIZ)
+    [pico] = re.findall(r"VmHWM: *\t *(\d+) kB", notebook.cells.pop().outputs[0].text)
     celula.source = original
-    medidas = json.loads((modelos / "metricas.json").read_text(encoding="utf-8"))
-    medidas["fotos"] = sum(medidas[f"n_{parte}"] for parte in ("treino", "validacao", "teste"))
-    medidas["segundos_por_secao"] = {"abrir o Jupyter": segundos - sum(secoes.values())} | secoes
-    medidas["segundos_com_o_jupyter"] = segundos
-    medidas["pico_mb"] = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1000
-    return medidas | _espaco(modelos, medidas)
+    m = json.loads((pasta / "metricas.json").read_text("utf-8")) | assinado
+    vetores = next(pasta.glob("vetores-*"))  # de uma parte; o arquivo dos mapas termina igual
+    da_parte = sum(a.stat().st_size for a in pasta.glob(f"*{vetores.name[7:]}"))
+    ate = {"até a primeira acurácia (s)": m["segundos_ate_metrica"]}
+    ate |= {"até a última célula (s)": m["segundos_total"], "memória (GB)": int(pico) * 1024 / 1e9}
+    return notebook, m | {
+        "fotos": m["n_treino"] + m["n_validacao"] + m["n_teste"],
+        "mb_modelos": sum(a.stat().st_size for a in pasta.iterdir()) / 1e6,
+        "kb_por_foto": da_parte / len(np.load(vetores)["rotulos"]) / 1000,
+        "tempos": segundos(notebook.cells) | ate,
+    }
 
 
-def _grava(medidas: dict, arquivo: pathlib.Path) -> None:
+def segundos(celulas: list) -> dict[str, float]:
+    """Quanto levou cada seção, cada lição (que não conta na seção em que está) e duas células."""
+    titulos, tempos = {}, {}
+    for celula in celulas:
+        if titulo := re.match(r"(##+) (?:\d+\. )?(.+)", celula.source):
+            titulos[titulo[1]] = titulo[2]
+        if quando := celula.metadata.pop("execution", None):
+            nome, ate = celula.metadata.tags[0], pd.Timestamp(quando["shell.execute_reply"])
+            demora = (ate - pd.Timestamp(quando["iopub.execute_input"])).total_seconds()
+            secao = titulos["###" if nome.startswith("licao") else "##"]
+            tempos[secao] = tempos.get(secao, 0) + demora
+            if nome in ("extracao", "fit_cabeca"):
+                tempos[f"só a célula `{nome}`"] = demora
+    return tempos
+
+
+def assinatura() -> dict[str, str]:
+    """O dia, e um resumo das células e do pacote, que só muda quando muda o que eles fazem."""
+    fontes = [re.sub(LUGARES, "", fonte) for fonte in celulas().values()]
+    arvores = [ast.parse(fonte) for fonte in (*fontes, *codigo_do_pacote().values())]
+    for no in (no for arvore in arvores for no in ast.walk(arvore)):
+        if isinstance(no, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(no):
+            del no.body[0]
+    formas = [re.sub(VAZIOS, "", ast.dump(arvore)) for arvore in arvores]
+    return {"codigo": digesto(formas), "data": time.strftime("%d/%m/%Y")}
+
+
+def celulas() -> dict[str, str]:
+    """O código de cada célula do notebook, pela etiqueta, menos o da que instala no Colab."""
+    codigo = [c for c in nbformat.read(NOTEBOOK, 4).cells if c.cell_type == "code"]
+    return {c.metadata.tags[0]: c.source for c in codigo if c.metadata.tags != ["colab"]}
+
+
+def tabela(*linhas: tuple) -> str:
+    """Uma tabela em Markdown; a primeira linha é o cabeçalho."""
+    titulos, *resto = (f"| {' | '.join(map(str, linha))} |" for linha in linhas)
+    return "\n".join([titulos, "|" + " --- |" * len(linhas[0]), *resto])
+
+
+def quadro(colunas: dict[str, dict[str, float]], linhas: tuple[str, ...] = ()) -> str:
+    """A tabela de um dict de colunas, cada uma um dict de números; de todos, ou só de `linhas`."""
+    linhas = linhas or next(iter(colunas.values()))
+    numeros = ((nome, *(num(c[nome], 1) for c in colunas.values())) for nome in linhas)
+    return tabela(("", *colunas), *numeros)
+
+
+def faixa(m: dict, medida: str, sinal: bool = False) -> str:
+    """Uma medida e, entre parênteses, o intervalo de 95 % dela."""
+    minimo, maximo = (num(valor, sinal=sinal) for valor in m[f"{medida}_ic95"])
+    return f"{num(m[medida], sinal=sinal)} ({minimo} a {maximo})"
+
+
+def avaliado(m: dict) -> list:
+    """As colunas AVALIA, do que `metricas.avalia` devolve."""
+    outras = (m[medida] for medida in ("precisao", "recall", "log_loss"))
+    return [m["n"], faixa(m, "acuracia"), *("–" if v is None else num(v) for v in outras)]
+
+
+def resultado(m: dict) -> str:
+    linhas = [("", *AVALIA)]
+    for nome, fotos in EXECUCOES.items():
+        linhas.append((f"**{fotos}: teste**", *avaliado(m[nome]["teste"])))
+        linhas.append(("validação cruzada, congelado", *avaliado(m[nome]["validacao_cruzada"])))
+    de_que = (", ".join(m[nome][k] for k in ("motor", "codigo", "data")) for nome in EXECUCOES)
+    return f"{tabela(*linhas)}\n\nO motor, o código e o dia de cada uma: {'; '.join(de_que)}."
+
+
+def escolhas(m: dict) -> str:
+    return "\n".join(
+        f"- **{fotos}**: dizer sempre «{v['quem_diz_sempre']}» acertaria {num(v['acerta'])} do "
+        f"teste. Fine-tuning {v['ajuste_fino']}: na validação, a log loss muda "
+        f"{faixa(v['validacao_fine_tuning'], 'log_loss', sinal=True)}. «Nenhum dos dois»: "
+        f"{v['recusadas_teste']} dos {v['n_teste']} gatos e cachorros do teste e "
+        f"{v['outras_coisas_recusadas']} de {v['outras_coisas']} outras coisas. Cópias no treino: "
+        f"{v['copias_no_treino']}."
+        for v, fotos in ((m[nome], fotos) for nome, fotos in EXECUCOES.items())
+    )
+
+
+def tempo(m: dict) -> str:
+    colunas = {fotos: m[nome]["tempos"] for nome, fotos in EXECUCOES.items()}
+    colunas["2.000 reais, segunda sessão"] = m["desempenho"]["sessoes"]["segunda"]
+    linhas = ("até a primeira acurácia (s)", "até a última célula (s)", "memória (GB)")
+    return quadro(colunas, linhas)
+
+
+def licao_normalizacao(m: dict) -> str:
+    medidas = {nome: m["metricas"][f"pixels_em_{chave}"] for chave, nome in FAIXAS.items()}
+    linhas = ((nome, *avaliado(medida)) for nome, medida in medidas.items())
+    return tabela(("pixels que chegam à rede", *AVALIA), *linhas)
+
+
+def licao_horas(m: dict) -> str:
+    tempos, passagens = (m["desempenho"][k] for k in ("sessoes", "passagens"))
+    extracao, fit = (tempos["primeira"][f"só a célula `{c}`"] for c in ("extracao", "fit_cabeca"))
+    p, f32 = (passagens["segundos"][jeito] for jeito in ("Model.predict", "openvino-f32, tudo"))
+    return (
+        f"Passar as 2.000 fotos pela rede com `Model.predict` leva {num(p, 0)} s. A célula da "
+        f"extração inteira, que também monta o motor, leva {num(extracao, 0)} s: "
+        f"{num(p / extracao, 1)} vezes menos. Com `openvino-f32`, o de quem não tem bfloat16, "
+        f"são {num(f32, 0)} s: {num(p / f32, 1)} vezes. E isso uma vez só: um treino comum passa "
+        f"tudo de novo a cada época, e as 20 da cabeça seriam {num(20 * p / 60, 0)} minutos, só de "
+        f"ida (conta, não medida: 20 × {num(p, 0)} s). Aqui, o `fit` leva {num(fit, 1)} s."
+    )
+
+
+def ganho(m: dict, menos: tuple = ("congelado", "candidato", "controle")) -> str:
+    linhas = [("fotos", "modelo", *AVALIA, "muda a log loss (intervalo de 95 %); acertos + e −")]
+    for fotos, v in m["comparacoes"].items():
+        aceitos = [divisao["aceito"] for divisao in v["divisoes"]]
+        fotos += f" (fine-tuning aceito em {sum(aceitos)} de {len(aceitos)} divisões)"
+        for modelo in (modelo for modelo in v["modelos"] if modelo not in menos):
+            medidas, muda = v["modelos"][modelo], v["modelos"][modelo]["muda"]
+            acertos = "{passou_a_acertar} e {passou_a_errar}".format(**muda)
+            muda = f"{faixa(muda, 'log_loss', sinal=True)}; {acertos}"
+            linhas.append((fotos, modelo, *avaliado(medidas), muda))
+    return (
+        f"{tabela(*linhas)}\n\nOs testes das divisões não têm fotos em comum. Os treinos têm, e os "
+        "intervalos, que não contam isso, são um pouco estreitos. Redes unidas não têm fine-tuning."
+    )
+
+
+def disco(m: dict) -> str:
+    v = m["metricas"]
+    return (
+        f"**Espaço**: {v['fotos']} fotos deixaram {num(v['mb_modelos'], 0)} MB na pasta. O vetor e "
+        f"o mapa são {num(v['kb_por_foto'], 1)} kB por foto; com as 23.262 do dataset inteiro, a "
+        f"conta dá {num(v['kb_por_foto'] * 23.262, 0)} MB."
+    )
+
+
+def com_numeros(texto: str, m: dict[str, dict]) -> str:
+    """O texto com todos os blocos refeitos."""
+    bloco = r"(<!-- numeros: (\w+) -->\n).*?(?=<!-- /numeros -->)"
+    return re.sub(bloco, lambda b: f"{b[1]}{globals()[b[2]](m)}\n", texto, flags=re.DOTALL)
+
+
+def escreve() -> None:
+    """Refaz os números dos textos e, em imagens/, as figuras do notebook que o README mostra."""
+    import desempenho  # só aqui, porque ele usa este módulo
+
+    m = {a.stem: json.loads(a.read_text("utf-8")) for a in RAIZ.glob("docs/*.json")}
+    (RAIZ / "docs/desempenho.md").write_text(desempenho.pagina(m), "utf-8")
+    for arquivo in TEXTOS:
+        arquivo.write_text(com_numeros(arquivo.read_text("utf-8"), m), "utf-8")
+    for celula in nbformat.read(NOTEBOOK, 4).cells:
+        for saida in celula.get("outputs", []):
+            nome = FIGURAS.get(celula.metadata.tags[0], "nenhuma")
+            mostrada = f"imagens/{nome}" in TEXTOS[0].read_text("utf-8")
+            if mostrada and "image/png" in saida.get("data", {}):
+                (RAIZ / "imagens" / nome).write_bytes(base64.b64decode(saida.data["image/png"]))
+
+
+def grava(medidas: dict, arquivo: pathlib.Path) -> None:
     arquivo.write_text(json.dumps(medidas, indent=1, ensure_ascii=False) + "\n", "utf-8")
 
 
-def _espaco(modelos: pathlib.Path, medidas: dict) -> dict[str, float]:
-    """MB da pasta inteira, e kB de vetores e mapas por foto (as da lição 2 também passam)."""
-    licao_2 = sum(r["n"] for faixa, r in medidas["licao_2"].items() if faixa != "[0, 1]")
-    total = sum(a.stat().st_size for a in modelos.rglob("*") if a.is_file())
-    partes = sum(
-        a.stat().st_size for tipo in ("vetores", "mapas") for a in modelos.glob(f"{tipo}-*")
-    )
-    return {"mb_modelos": total / 1e6, "kb_por_foto": partes / (medidas["fotos"] + licao_2) / 1e3}
-
-
-def _como_na_tela(saidas: list) -> list:
-    """Une os pedaços seguidos do mesmo texto e deixa só o fim de cada barra de progresso."""
-    unidas = []
-    for saida in saidas:
-        anterior = unidas[-1] if unidas else None
-        if anterior and saida.output_type == "stream" and saida.get("name") == anterior.get("name"):
-            anterior.text += saida.text
-        else:
-            unidas.append(saida)
-    for saida in unidas:
-        if saida.output_type == "stream":
-            linhas = saida.text.split("\n")
-            saida.text = "\n".join(linha.rstrip("\r").rpartition("\r")[2] for linha in linhas)
+def main(comando: str = "", arquivo: str = "", *opcoes: str) -> None:
+    if comando not in ("", "mede"):
+        return escreve() if comando == "textos" else sys.exit(__doc__)
+    pares = (opcao.split("=", 1) for opcao in opcoes)
+    parametros = {nome: int(valor) if valor.isdigit() else valor for nome, valor in pares}
+    with tempfile.TemporaryDirectory() as modelos:
+        notebook, medidas = executa(modelos, **parametros)
+    if comando == "mede":
+        return grava(medidas, pathlib.Path(arquivo))
+    if (medidas["dataset"].partition("/")[0], medidas["fotos"]) != ("cats_vs_dogs", 2000):
+        sys.exit("os textos falam das 2.000 fotos reais; com outras, nada é gravado.")
+    for saida in (saida for celula in notebook.cells for saida in celula.get("outputs", [])):
         if "application/vnd.jupyter.widget-view+json" in saida.get("data", {}):
             saida.data = {"text/plain": "(ao rodar a célula, aqui aparece o botão)"}
-    return unidas
-
-
-def endereco(url: str, raiz: pathlib.Path = RAIZ) -> None:
-    """Escreve `url` em REPOSITORIO e, se é do GitHub, põe no README e no notebook o selo do Colab.
-
-    Serve também o que `git remote get-url` devolve, como git@github.com:dono/nome.git.
-    """
-    url = re.sub(r"^git@([^:]+):", r"https://\1/", url.strip()).removesuffix(".git")
-    if not re.match(r"(https|file)://", url):
-        sys.exit(f"{url or 'o endereço vazio'} não é um endereço; use REPOSITORIO=https://…")
-    arquivo = raiz / NOTEBOOK.name
-    notebook = json.loads(arquivo.read_text(encoding="utf-8"))
-    for celula in notebook["cells"]:
-        if "parameters" in celula["metadata"].get("tags", []):
-            troca = [
-                re.sub(r'^REPOSITORIO = ".*?"', f'REPOSITORIO = "{url}"', linha)
-                for linha in celula["source"]
-            ]
-            celula["source"] = troca
-    selo = _selo(url)
-    primeira = notebook["cells"][0]
-    primeira["source"] = com_selo("".join(primeira["source"]), selo).splitlines(keepends=True)
-    arquivo.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    leiame = raiz / "README.md"
-    leiame.write_text(com_selo(leiame.read_text(encoding="utf-8"), selo), encoding="utf-8")
-    print(f"REPOSITORIO = {url}. Para o Colab achar esta versão, publique a etiqueta {VERSAO}.")
-
-
-def _selo(url: str) -> str:
-    """O selo do Colab em Markdown; vazio se o endereço não é do GitHub, o único que ele abre."""
-    if not url.startswith("https://github.com/"):
-        return ""
-    caminho = url.removeprefix("https://github.com/")
-    colab = f"{COLAB}/github/{caminho}/blob/{VERSAO}/{NOTEBOOK.name}"
-    return f"[![Abrir no Colab]({COLAB}/assets/colab-badge.svg)]({colab})"
-
-
-def com_selo(texto: str, selo: str) -> str:
-    """O texto com o selo embaixo do título, no lugar do que houvesse."""
-    texto = re.sub(r"\n\n\[!\[Abrir no Colab\].*", "", texto)
-    titulo, _, resto = texto.partition("\n")
-    return f"{titulo}\n\n{selo}\n{resto}" if selo else f"{titulo}\n{resto}"
-
-
-def main() -> None:
-    if sys.argv[1:2] == ["endereco"]:
-        return endereco(*sys.argv[2:])
-    if sys.argv[1:2] == ["mede"]:
-        return mede(*sys.argv[2:])
-    if sys.argv[1:] == ["notebook"]:
-        roda_notebook()
-    textos.escreve()
+    notebook.metadata = nbformat.read(NOTEBOOK, 4).metadata  # sem a versão do Python nem o botão
+    nbformat.write(notebook, NOTEBOOK)
+    grava(medidas, RAIZ / "docs/metricas.json")
+    escreve()
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])
