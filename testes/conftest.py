@@ -1,34 +1,34 @@
 """O que os testes compartilham: dados, o notebook rodado inteiro, a comparação de resultados."""
 
 import datetime
+import hashlib
+import itertools
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
 import filelock
 import pandas as pd
 import pytest
+import roda_notebook
 import tensorflow_datasets as tfds
-from roda_notebook import FIM
 
 import detector
 
-RAIZ = pathlib.Path(__file__).resolve().parent.parent
-NOTEBOOK = RAIZ / "detector_dogs_cats.ipynb"
-COMPARTILHADO = RAIZ.parent / "shared"
-AMOSTRA = RAIZ / "amostra/cats_vs_dogs_amostra/1.0.0"
+RAIZ, NOTEBOOK, FIM = roda_notebook.RAIZ, roda_notebook.NOTEBOOK, roda_notebook.FIM
+AMOSTRA = detector.origem.AMOSTRA
 PROGRAMA = [sys.executable, "-u", str(RAIZ / "testes/roda_notebook.py")]
 # Um proxy que recusa tudo: para o programa, o mesmo que estar sem rede.
 SEM_REDE = {nome: "http://127.0.0.1:9" for nome in ("http_proxy", "https_proxy", "HTTPS_PROXY")}
 # Os de quem está sem rede: um backbone de keras.applications precisaria dela.
 PARAMETROS = {"DATASET": "amostra", "BACKBONE": "EfficientNetLite0"}
-# O que muda de uma execução para outra, e só isto: o que foi preciso refazer, e em quanto tempo.
-VARIAM = {
-    *("imagens_extraidas", "segundos_extracao", "segundos_ate_metrica", "segundos_epoca_comum"),
-    *("segundos_total", "inicio"),
-}
+POUCAS = {"MAX_IMAGENS": 60, "EPOCAS": 8}
+# Células que só mostram, e as lições: quem as pula chega ao mesmo modelo, mais depressa.
+SO_MOSTRAM = ["passos", "licao_lote", "leitor", "lotes", "licao_horas", "licao_normalizacao"]
+SO_MOSTRAM += ["curvas", "confusao", "onde_olhou", "mostra_suspeitas", "botao"]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -64,11 +64,19 @@ def _uma_vez(tmp_path_factory, nome, faz):
 
 
 @pytest.fixture(scope="session")
-def dados_reais(tmp_path_factory):
-    """DATA_DIR com as 2.000 fotos reais preparadas; onde elas não estão, o teste não se aplica."""
-    if not COMPARTILHADO.is_dir():
-        pytest.skip("as fotos reais não acompanham o repositório")
-    prepara = [sys.executable, COMPARTILHADO / "prepare_cats_vs_dogs.py"]
+def fotos_reais():
+    """A pasta das fotos reais, que não acompanham o repositório: quem as tem diz onde estão."""
+    if not (pasta := os.environ.get("DETECTOR_FOTOS_REAIS")):
+        pytest.skip("sem fotos reais: DETECTOR_FOTOS_REAIS não diz em que pasta elas estão")
+    for nome in ("prepare_cats_vs_dogs.py", "data"):
+        assert pathlib.Path(pasta, nome).exists(), f"DETECTOR_FOTOS_REAIS={pasta} não tem {nome}"
+    return pathlib.Path(pasta).absolute()
+
+
+@pytest.fixture(scope="session")
+def dados_reais(fotos_reais, tmp_path_factory):
+    """DATA_DIR com as 2.000 fotos reais preparadas."""
+    prepara = [sys.executable, fotos_reais / "prepare_cats_vs_dogs.py"]
     return _uma_vez(
         tmp_path_factory,
         "tfds_reais",
@@ -76,39 +84,40 @@ def dados_reais(tmp_path_factory):
     )
 
 
-@pytest.fixture(scope="session")
-def pronto(tmp_path_factory):
-    """MODELOS como a deixa o notebook, rodado em 300 fotos da amostra sem ninguém o perturbar."""
-    return _uma_vez(
-        tmp_path_factory, "pronto", lambda pasta: roda(pasta, MAX_IMAGENS=300).check_returncode()
-    )
+def _pedido(modelos, acoes, resto):
+    """O pedido a `roda_notebook`: em `resto`, MAIÚSCULAS são parâmetros; o mais, opções dele."""
+    parametros = PARAMETROS | {"MODELOS": str(modelos)}
+    parametros |= {nome: valor for nome, valor in resto.items() if nome.isupper()}
+    opcoes = {nome: valor for nome, valor in resto.items() if not nome.isupper()}
+    return {"parametros": parametros, "acoes": acoes, **opcoes}
 
 
-def comando(modelos, *opcoes, **parametros):
-    """Linha de comando que roda o notebook, célula a célula, num processo só."""
-    parametros = PARAMETROS | {"MODELOS": str(modelos)} | parametros
-    return [*PROGRAMA, json.dumps(parametros), *map(str, opcoes)]
+def roda(modelos, *acoes, ambiente=(), **resto):
+    """Roda o notebook num processo novo, sem rede; o que ele disse fica em `stdout`.
 
-
-def roda(modelos, *opcoes, ambiente=(), **parametros):
-    """Roda o notebook inteiro, sem rede; devolve o processo, com o que ele disse em `stdout`."""
+    acoes: cada uma como ("mata", TAG, SEGUNDOS). resto: os parâmetros do notebook e as opções de
+    `roda_notebook.py`, como `pula` e `trocas`.
+    """
     return subprocess.run(
-        comando(modelos, *opcoes, **parametros),
+        [*PROGRAMA, json.dumps(_pedido(modelos, acoes, resto))],
         env={**os.environ, **SEM_REDE, **dict(ambiente)},
         cwd=RAIZ,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=400,
+        timeout=roda_notebook.PRAZO,
     )
 
 
-@pytest.fixture(scope="module")
-def sessao():
-    """O mesmo que `roda`, mas cada processo já nasce com as bibliotecas, carregadas uma vez só."""
+@pytest.fixture(scope="session")
+def sessao(tmp_path_factory):
+    """O mesmo que `roda`, mas cada processo já nasce com as bibliotecas, carregadas uma vez só.
+
+    junto: parâmetros de outras execuções, que rodam ao mesmo tempo que esta.
+    """
     with subprocess.Popen(
         PROGRAMA,
-        env={**os.environ, **SEM_REDE},
+        env={**os.environ, **SEM_REDE, "TMPDIR": str(tmp_path_factory.mktemp("temporaria"))},
         cwd=RAIZ,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -116,17 +125,47 @@ def sessao():
         text=True,
     ) as servidor:
 
-        def roda(modelos, *opcoes, ambiente=(), **parametros):
-            parametros = PARAMETROS | {"MODELOS": str(modelos)} | parametros
-            pedido = [parametros, opcoes, dict(ambiente)]
-            print(json.dumps(pedido), file=servidor.stdin, flush=True)
+        def roda(modelos, *acoes, junto=(), **resto):
+            pedidos = [_pedido(modelos, acoes, resto | outra) for outra in ({}, *junto)]
+            print(json.dumps(pedidos), file=servidor.stdin, flush=True)
             dito = ""
             while (linha := servidor.stdout.readline()) and not linha.startswith(FIM):
                 dito += linha
-            return subprocess.CompletedProcess(pedido, int(linha.removeprefix(FIM)), dito)
+            return subprocess.CompletedProcess(pedidos, int(linha.removeprefix(FIM)), dito)
 
         yield roda
         servidor.stdin.close()
+
+
+@pytest.fixture(scope="session")
+def pronto(tmp_path_factory):
+    """MODELOS como a deixa o comando do Makefile, em 60 fotos, sem ninguém o perturbar.
+
+    Ao lado dela, o que ele disse, em `dito.txt`, e o que mudou no projeto, em `mudou.json`.
+    """
+
+    def faz(pasta):
+        parametros = PARAMETROS | POUCAS | {"MODELOS": pasta / "modelos"}
+        comando = [sys.executable, "-m", "papermill", "--log-level", "ERROR", "--no-progress-bar"]
+        comando += ["--stdout-file", "/dev/stdout", "-k", "python3"]
+        comando += itertools.chain(*(["-p", nome, str(v)] for nome, v in parametros.items()))
+        comando += [NOTEBOOK, pasta / "executado.ipynb"]
+        antes = _arquivos_do_projeto()
+        make = subprocess.run(
+            comando, cwd=RAIZ, env={**os.environ, **SEM_REDE}, capture_output=True, text=True
+        )
+        assert make.returncode == 0, make.stderr[-3000:]
+        (pasta / "dito.txt").write_text(make.stdout)
+        (pasta / "mudou.json").write_text(json.dumps([*antes ^ _arquivos_do_projeto()]))
+
+    return _uma_vez(tmp_path_factory, "pronto", faz) / "modelos"
+
+
+def _arquivos_do_projeto():
+    """{(caminho, data)} do que não é oculto."""
+    caminhos = (p for p in RAIZ.rglob("*") if p.is_file() and "__pycache__" not in p.parts)
+    visiveis = (p for p in caminhos if not any(n[0] == "." for n in p.relative_to(RAIZ).parts))
+    return {(str(caminho), caminho.stat().st_mtime_ns) for caminho in visiveis}
 
 
 def termina(execucao):
@@ -147,41 +186,61 @@ def metricas(modelos):
 
 
 def resultados(modelos):
-    """O que uma execução achou, mais os pesos do modelo; duas iguais dão o mesmo, bit a bit."""
-    medidas = metricas(modelos)
-    assert set(medidas) >= VARIAM
-    return {chave: valor for chave, valor in medidas.items() if chave not in VARIAM}
+    """O que uma execução achou, e o digest dos pesos; duas iguais dão o mesmo, bit a bit.
+
+    Só não se compara em quanto tempo, quantas fotos foi preciso extrair, e o digest do código, que
+    resume também a célula dos parâmetros, onde está o nome da pasta.
+    """
+    varia = re.compile("segundos|horas|inicio$|imagens_extraidas$|codigo$")
+    return {chave: valor for chave, valor in metricas(modelos).items() if not varia.match(chave)}
+
+
+def guardados(modelos):
+    """{arquivo: SHA-256} do que foi guardado e, uma vez pronto, não deve mudar."""
+    return {a.name: hashlib.sha256(a.read_bytes()).hexdigest() for a in modelos.glob("*-*.npz")}
+
+
+def gravacoes(modelos):
+    """{arquivo: número dele no disco}: quem grava de novo, mesmo que o mesmo, muda o número."""
+    return {a.name: a.stat().st_ino for a in modelos.glob("*-*.npz")}
 
 
 def linha_da_tabela(promessa, pastas, tentativas, sobreviveu, perdido):
-    """Uma linha da tabela de resistência; os resultados são comparados aqui, nunca supostos."""
+    """Uma linha da tabela de resistência; os resultados são comparados aqui, nunca supostos.
+
+    pastas: a maltratada, em que só pode faltar o que as lições medem, e a outra.
+    """
     maltratada, outra = map(resultados, pastas)
+    assert maltratada.keys() >= {"teste", "validacao_cruzada", "limiar", "modelo", "ajuste_fino"}
     fotos = sum(maltratada[f"n_{parte}"] for parte in ("treino", "validacao", "teste"))
     linha = {"promessa": promessa, "fotos": fotos, "tentativas": tentativas}
-    linha |= {"sobreviveu": sobreviveu, "mesmos_resultados": maltratada == outra}
-    return linha | {"perdido": perdido}
+    iguais = maltratada.items() <= outra.items()
+    return linha | {"sobreviveu": sobreviveu, "mesmos_resultados": iguais, "perdido": perdido}
 
 
 @pytest.fixture
-def registra(record_property):
+def registra(record_property, request):
     """Anota uma linha da tabela de resistência, que aparece no fim dos testes."""
 
-    def anota(promessa, pastas, tentativas, sobreviveu, perdido):
-        """Anota e verifica que as duas pastas, a maltratada e a outra, têm os mesmos resultados.
+    def anota(promessa, pasta, tentativas, sobreviveu, perdido):
+        """Anota e verifica que a pasta maltratada tem os resultados da que ninguém perturbou.
 
         tentativas e sobreviveu: contados pelo teste. perdido: o que ele mediu, ou None.
         """
-        linha = linha_da_tabela(promessa, pastas, tentativas, sobreviveu, perdido)
+        pronto = request.getfixturevalue("pronto")  # só agora: talvez outro processo a tenha feito
+        linha = linha_da_tabela(promessa, (pasta, pronto), tentativas, sobreviveu, perdido)
         record_property("resistencia", linha)
-        assert linha["mesmos_resultados"], [*map(resultados, pastas)]
+        um, outro = resultados(pasta), resultados(pronto)
+        assert linha["mesmos_resultados"], {k for k in um if um[k] != outro.get(k)}
 
     return anota
 
 
 def pytest_collection_modifyitems(items):
     """Os arquivos demorados começam primeiro, para os curtos rodarem ao lado deles."""
-    demorados = ["test_promessas.py", "test_notebook.py"]
-    items.sort(key=lambda item: item.path.name not in demorados)
+    demorados = [f"test_{nome}.py" for nome in ("notebook", "promessas", "muitas", "navegador")]
+    posicao = {nome: i for i, nome in enumerate(demorados)}
+    items.sort(key=lambda item: posicao.get(item.path.name, len(demorados)))
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -13,13 +13,8 @@ import detector
 
 CELULAS = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
 [FONTE] = ["".join(c["source"]) for c in CELULAS if "parameters" in c["metadata"].get("tags", ())]
-
-
-def parametros():
-    """{nome: valor} da célula de parâmetros do notebook, como ela vem."""
-    valores = {}
-    exec(FONTE, {}, valores)
-    return valores
+PARAMETROS = {}  # como vêm no notebook
+exec(FONTE, {}, PARAMETROS)
 
 
 def roda(programa, **ambiente):
@@ -30,14 +25,12 @@ def roda(programa, **ambiente):
     )
 
 
-def test_os_parametros_do_notebook_servem_como_vem_e_com_outros_valores():
+def test_os_parametros_do_notebook_servem_e_todos_sao_conferidos():
     outros = {"DATASET": pathlib.Path("minhas fotos"), "MOTOR": "keras", "MAX_IMAGENS": 20}
     outros |= {"EXPORTAR": True, "EPOCAS_AJUSTE_FINO": 0, "SEMENTE": 0, "outro nome": object()}
-    detector.confere_parametros(parametros() | outros)
-
-
-def test_nenhum_parametro_do_notebook_deixa_de_ser_conferido():
-    for nome in parametros().keys() - {"REPOSITORIO"}:
+    detector.confere_parametros(PARAMETROS)
+    detector.confere_parametros(PARAMETROS | outros)
+    for nome in PARAMETROS.keys() - {"REPOSITORIO"}:
         with pytest.raises(detector.ErroClaro, match=nome):
             detector.confere_parametros({nome: object()})
 
@@ -54,9 +47,29 @@ def test_nenhum_parametro_do_notebook_deixa_de_ser_conferido():
 )
 def test_o_que_nao_serve_e_recusado_em_uma_frase(nome, valor):
     with pytest.raises(detector.ErroClaro) as recusa:
-        detector.confere_parametros(parametros() | {nome: valor})
-    assert str(recusa.value).startswith(f"{nome} = {valor!r}: ")
-    assert "\n" not in str(recusa.value)
+        detector.confere_parametros(PARAMETROS | {nome: valor})
+    assert str(recusa.value).startswith(f"{nome} = {valor!r}: ") and "\n" not in str(recusa.value)
+
+
+PREPARA_DUAS_VEZES = """
+import os, signal, sys, threading, detector
+assert 'tensorflow' not in sys.modules and 'numpy' not in sys.modules
+threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+try: detector.prepara(7)
+except KeyboardInterrupt: print('parou;', end=' ')
+detector.prepara(7)
+import keras, matplotlib, numpy as np
+def sorteia():
+    peso = keras.layers.Dense(1).build((1, 1)) or keras.random.normal((1,))
+    return float(peso[0]), float(np.random.rand())
+um = sorteia()
+detector.prepara(7)
+assert um == sorteia()
+c, conv = keras.config, keras.layers.Conv2D(2, 1)
+conv.build((None, 8, 8, 3))
+print(c.backend(), c.dtype_policy().name, c.floatx(), c.epsilon(), conv.kernel.shape,
+      conv.kernel.dtype, matplotlib.rcParams['font.size'])
+"""
 
 
 def test_o_que_foi_feito_para_outro_projeto_nao_muda_nada(tmp_path):
@@ -65,27 +78,8 @@ def test_o_que_foi_feito_para_outro_projeto_nao_muda_nada(tmp_path):
     alheio["image_data_format"] = "channels_first"
     (tmp_path / "keras.json").write_text(json.dumps(alheio))
     (tmp_path / "matplotlibrc").write_text("font.size: 40\n")
-    processo = roda(
-        "import os, signal, sys, threading, detector\n"
-        "assert 'tensorflow' not in sys.modules and 'numpy' not in sys.modules\n"
-        "threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()\n"
-        "try: detector.prepara(7)\n"
-        "except KeyboardInterrupt: print('parou;', end=' ')\n"
-        "detector.prepara(7)\n"
-        "import keras, matplotlib, numpy as np\n"
-        "def sorteia():\n"
-        "    peso = keras.layers.Dense(1).build((1, 1)) or keras.random.normal((1,))\n"
-        "    return float(peso[0]), float(np.random.rand())\n"
-        "um = sorteia()\n"
-        "detector.prepara(7)\n"
-        "assert um == sorteia()\n"
-        "c = keras.config\n"
-        "conv = keras.layers.Conv2D(2, 1)\n"
-        "conv.build((None, 8, 8, 3))\n"
-        "print(c.backend(), c.dtype_policy().name, c.floatx(), c.epsilon(), conv.kernel.shape,\n"
-        "      conv.kernel.dtype, matplotlib.rcParams['font.size'])\n",
-        **{"KERAS_HOME": str(tmp_path), "MATPLOTLIBRC": str(tmp_path / "matplotlibrc")},
-    )
+    de_outro = {"KERAS_HOME": str(tmp_path), "MATPLOTLIBRC": str(tmp_path / "matplotlibrc")}
+    processo = roda(PREPARA_DUAS_VEZES, **de_outro)
     assert processo.returncode == 0 and processo.stderr == ""
     esperado = "parou; tensorflow float32 float32 1e-07 (1, 1, 3, 2) float32 10.0\n"
     assert processo.stdout == esperado
@@ -99,10 +93,6 @@ def test_o_que_foi_feito_para_outro_projeto_nao_muda_nada(tmp_path):
     ],
 )
 def test_bibliotecas_que_nao_servem_sao_ditas_em_uma_frase(antes, frase):
-    processo = roda(
-        f"{antes}\nimport detector\n"
-        "try: detector.prepara(0)\n"
-        "except detector.ErroClaro as erro: print(erro)\n",
-        KERAS_BACKEND="openvino",
-    )
+    tenta = "\ntry: detector.prepara(0)\nexcept detector.ErroClaro as erro: print(erro)\n"
+    processo = roda(f"{antes}\nimport detector{tenta}", KERAS_BACKEND="openvino")
     assert processo.stdout.startswith(frase) and processo.stdout.count("\n") == 1

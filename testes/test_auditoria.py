@@ -1,4 +1,4 @@
-"""O que o dataset tem de estranho aparece na lista de suspeitas, e o resto não."""
+"""O que o dataset tem de estranho aparece na lista de suspeitas, e o que a pessoa tirou sai."""
 
 import io
 
@@ -8,16 +8,16 @@ import pytest
 from PIL import Image, ImageOps
 
 from detector import auditoria
+from detector.erros import ErroClaro
 
 CLASSES = ["gato", "cachorro"]
 
 
-def previsoes(n, semente=0):
+def previsoes(n):
     """Rótulos (n,) e as probabilidades de um bom modelo, que erra uma foto ou outra por pouco."""
-    acaso = np.random.default_rng(semente)
-    y = np.arange(n) % 2
-    p = np.where(y == 1, acaso.uniform(0.9, 1, n), acaso.uniform(0, 0.1, n))
-    p[::50] = 0.5 + np.where(y[::50] == 1, -0.05, 0.05)
+    y, acaso = np.arange(n) % 2, np.random.default_rng(0)
+    p = np.abs(1 - y - acaso.uniform(0.9, 1, n))
+    p[::50] = 0.55 - 0.1 * y[::50]
     return y, p
 
 
@@ -30,8 +30,10 @@ def foto(semente):
     return Image.fromarray(acaso).resize((240, 180), Image.Resampling.BICUBIC)
 
 
-def miniatura(imagem):
-    return np.asarray(imagem.convert("L").resize((16, 16), Image.Resampling.BOX))
+def miniaturas(fotos):
+    """Como as da extração: float16, em [0, 1]."""
+    cinzas = [f.convert("L").resize((16, 16), Image.Resampling.BOX) for f in fotos]
+    return (np.stack(cinzas) / 255).astype("float16")
 
 
 def regrava(imagem):
@@ -40,16 +42,27 @@ def regrava(imagem):
     return Image.open(arquivo)
 
 
-def reduz(imagem):
-    return imagem.resize((imagem.width // 2, imagem.height // 2))
+def disfarca(imagem):
+    return regrava(ImageOps.mirror(imagem).resize((imagem.width // 2, imagem.height // 2)))
 
 
-DISFARCES = {
-    "regravada": regrava,
-    "reduzida": reduz,
-    "espelhada": ImageOps.mirror,
-    "nas três coisas": lambda imagem: regrava(reduz(ImageOps.mirror(imagem))),
-}
+@pytest.mark.parametrize("disfarce", [regrava, ImageOps.mirror, disfarca])
+def test_copias_disfarcadas_sao_achadas_e_fotos_diferentes_nao(disfarce):
+    fotos, copiadas = [foto(i) for i in range(300)], range(0, 300, 10)
+    fotos += [disfarce(fotos[i]) for i in copiadas]
+    pares = auditoria.copias(miniaturas(fotos), np.ones((len(fotos), 4)))
+    assert pares == [(i, 300 + k) for k, i in enumerate(copiadas)]
+    conjuntos = ["treino"] * 300 + ["teste"] * 15 + ["treino"] * 15
+    assert auditoria.atravessam(pares, conjuntos, "treino", "teste") == 15
+    assert auditoria.atravessam(pares, conjuntos, "teste", "treino") == 15
+
+
+def test_pixels_iguais_com_vetores_opostos_ou_fundos_lisos_nao_sao_copia():
+    iguais = miniaturas([foto(0)] * 2)
+    assert auditoria.copias(iguais, np.array([[1.0, 0], [-1, 0]])) == []
+    assert auditoria.copias(iguais, np.array([[1.0, 0], [1, 0.1]])) == [(0, 1)]
+    lisas = np.linspace(0, 1, 50, dtype="float16").repeat(256).reshape(-1, 16, 16)
+    assert auditoria.copias(lisas, np.ones((len(lisas), 4))) == []
 
 
 def test_rotulos_trocados_encabecam_a_lista():
@@ -59,54 +72,45 @@ def test_rotulos_trocados_encabecam_a_lista():
     y[trocados] = 1 - y[trocados]
     lista = auditoria.suspeitas(tabela(y), CLASSES, p, [], [])
     assert set(lista.index[:5]) == set(trocados)
-    assert set(lista.index) == set(trocados) | set(range(0, 400, 50))  # e só quem discorda
-    conviccao = np.abs(p - y)[auditoria.discordancias(y, p)]
-    assert (np.diff(conviccao) <= 0).all()
+    assert set(lista.index) == set(trocados) | set(range(0, 400, 50)), "e só quem discorda"
+    assert (np.diff(np.abs(p - y)[lista.index]) <= 0).all(), "o mais convicto primeiro"
 
 
-@pytest.mark.parametrize("disfarce", DISFARCES.values(), ids=DISFARCES.keys())
-def test_copias_disfarcadas_sao_achadas_e_fotos_diferentes_nao(disfarce):
-    fotos = [foto(i) for i in range(300)]
-    copiadas = range(0, 300, 10)
-    fotos += [disfarce(fotos[i]) for i in copiadas]
-    miniaturas = np.stack([miniatura(f) for f in fotos])
-    pares = auditoria.copias(miniaturas, np.ones((len(fotos), 4)))
-    assert pares == [(i, 300 + k) for k, i in enumerate(copiadas)]
-
-
-def test_pixels_iguais_com_vetores_opostos_nao_sao_copia():
-    miniaturas = np.stack([miniatura(foto(0))] * 2)
-    assert auditoria.copias(miniaturas, np.array([[1.0, 0], [-1, 0]])) == []
-    assert auditoria.copias(miniaturas, np.array([[1.0, 0], [1, 0.1]])) == [(0, 1)]
-
-
-def test_fundos_lisos_nao_sao_copias_uns_dos_outros():
-    lisas = np.repeat(np.arange(0, 250, 5, dtype="uint8"), 256).reshape(-1, 16, 16)
-    assert auditoria.copias(lisas, np.ones((len(lisas), 4))) == []
-
-
-def test_so_fica_distante_quem_esta_muito_longe():
-    similaridades = np.append(np.linspace(0.6, 0.8, 100), [0.1, 0.02, 0.45])
-    assert auditoria.distantes(similaridades).tolist() == [101, 100]
-
-
-def test_a_tabela_junta_os_motivos_de_cada_foto_na_ordem_combinada():
+def test_a_tabela_junta_os_motivos_de_cada_foto_e_tem_o_nome_das_classes():
     y, p = previsoes(40)
-    y[7], p[7] = 0, 0.98765
-    p[0] = 0.01
-    lista = auditoria.suspeitas(tabela(y), CLASSES, p, [(7, 9)], np.array([20, 9]))
-    assert list(lista.columns) == ["arquivo", "rotulo", "probabilidade_cachorro", "motivo"]
+    y[7], p[7], p[0] = 0, 0.98765, 0.01
+    lista = auditoria.suspeitas(tabela(y), ["uva", "pera"], p, [(7, 9)], np.array([20, 9]))
+    assert list(lista.columns) == ["arquivo", "rotulo", "probabilidade_pera", "motivo"]
     assert lista.index.tolist() == [7, 9, 20]
-    assert lista.loc[7].tolist() == [
-        "7.jpg",
-        "gato",
-        0.9877,
-        "rótulo e modelo discordam; cópia de 9.jpg",
-    ]
-    assert lista.loc[9, "motivo"] == "cópia de 7.jpg; não se parece com as outras"
-
-
-def test_sem_suspeitas_a_tabela_tem_so_o_cabecalho():
+    duvida = "rótulo e modelo discordam; cópia de 9.jpg"
+    assert lista.loc[7].tolist() == ["7.jpg", "uva", 0.9877, duvida]
+    assert lista.loc[9, "motivo"] == "cópia de 7.jpg; não parece uva nem pera"
     y = np.arange(40) % 2
-    lista = auditoria.suspeitas(tabela(y), CLASSES, y.astype(float), [], [])
-    assert lista.to_csv(index=False).strip() == "arquivo,rotulo,probabilidade_cachorro,motivo"
+    vazia = auditoria.suspeitas(tabela(y), CLASSES, y.astype(float), [], [])
+    assert vazia.to_csv(index=False).strip() == "arquivo,rotulo,probabilidade_cachorro,motivo"
+
+
+@pytest.mark.parametrize("separador", [",", ";"])
+def test_as_fotos_de_um_csv_saem_mesmo_que_o_excel_o_tenha_salvado(tmp_path, capsys, separador):
+    nomes = ["gatos/vovó 1.jpg", "Cat/2.jpg", "Cat/2.jpg", "Cat/sumiu.jpg"]
+    linhas = [["arquivo", "motivo"], *([nome, "não é gato"] for nome in nomes)]
+    texto = "\r\n".join(separador.join(linha) for linha in linhas)
+    fotos = pd.DataFrame({"arquivo": ["Cat/1.jpg", "Cat/2.jpg", "gatos/vovó 1.jpg"]})
+    for codificacao in ("utf-8", "utf-8-sig", "cp1252"):
+        (tmp_path / "f.csv").write_bytes(texto.encode(codificacao))
+        fora = auditoria.fora_do_treino(fotos, tmp_path / "f.csv")
+        assert fora.tolist() == [False, True, True]
+        achadas, perdidas = capsys.readouterr().out.splitlines()
+        assert "2 fotos de" in achadas and "f.csv" in achadas
+        assert "1 linhas não são fotos" in perdidas and "Cat/sumiu.jpg" in perdidas
+
+
+def test_csv_que_nao_serve_e_recusado_numa_frase_e_sem_csv_fica_tudo(tmp_path, capsys):
+    fotos = tabela(np.arange(4) % 2)
+    assert not auditoria.fora_do_treino(fotos, None).any() and capsys.readouterr().out == ""
+    (tmp_path / "f.csv").write_text("foto\n1.jpg\n")
+    (tmp_path / "vazio.csv").write_text("")
+    frases = {"f": "coluna `arquivo`", "vazio": "não é um CSV", "nada": "não consegui ler"}
+    for nome, dito in frases.items():
+        with pytest.raises(ErroClaro, match=dito):
+            auditoria.fora_do_treino(fotos, tmp_path / f"{nome}.csv")

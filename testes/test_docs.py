@@ -1,113 +1,200 @@
-"""Os textos dizem o que foi medido, e o que eles mandam fazer funciona."""
+"""Os textos dizem o que foi medido, apontam para o que existe, e sabe-se que código os mediu."""
 
+import base64
 import json
 import re
-import shutil
 import subprocess
 import sys
 
+import nbformat
 import pytest
 from conftest import NOTEBOOK, RAIZ
 
+import detector
+from detector import metricas
+
 sys.path.insert(0, str(RAIZ / "docs"))
+import comparacoes
+import desempenho
 import gera
-import textos
+
+LEIAME, COMO = (arquivo.read_text("utf-8") for arquivo in gera.TEXTOS)
+PAGINAS = {a: a.read_text("utf-8") for a in (RAIZ / "README.md", *sorted(RAIZ.glob("docs/*.md")))}
+CELULAS = nbformat.read(NOTEBOOK, 4).cells
+MEDIDOS = (*gera.EXECUCOES, "desempenho", "comparacoes")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def medidas():
-    return textos.medidas()
+    return {nome: json.loads((RAIZ / f"docs/{nome}.json").read_text("utf-8")) for nome in MEDIDOS}
 
 
-@pytest.mark.parametrize("texto", textos.TEXTOS, ids=lambda caminho: caminho.name)
-def test_os_numeros_sao_os_da_execucao_gravada(texto, medidas):
-    """E trocar precisão e recall, ou a acurácia por outra, seria visto."""
-    escrito = texto.read_text(encoding="utf-8")
-    assert "<!-- numeros:" in escrito
-    assert textos.com_numeros(escrito, medidas) == escrito
+# Os números são os medidos
 
 
-def test_uma_medida_trocada_por_outra_muda_o_readme(medidas):
-    escrito = (RAIZ / "README.md").read_text(encoding="utf-8")
-    gravada = medidas["metricas"]
-    assert gravada["precisao"] != gravada["recall"]
-    trocadas = gravada | {"precisao": gravada["recall"], "recall": gravada["precisao"]}
-    trocadas = medidas | {"metricas": trocadas}
-    assert textos.com_numeros(escrito, trocadas) != escrito
+def test_os_numeros_dos_textos_sao_os_dos_json_e_tem_virgula(medidas):
+    for texto in (LEIAME, COMO):
+        assert gera.com_numeros(texto, medidas) == texto
+        for bloco in re.findall(r"<!-- numeros: .*?<!-- /numeros -->", texto, re.DOTALL):
+            assert not re.findall(r"\d\.\d(?!\d\d\b)", bloco)
+    assert desempenho.pagina(medidas) == PAGINAS[RAIZ / "docs/desempenho.md"]
 
 
-def test_as_metricas_gravadas_sao_as_das_saidas_do_notebook(medidas):
-    medidas = medidas["metricas"]
-    celulas = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
-    ditas = "".join(
-        "".join(saida.get("text", "")) for c in celulas for saida in c.get("outputs", [])
+@pytest.mark.parametrize("bloco", re.findall("<!-- numeros: (.+) -->", LEIAME + COMO))
+def test_uma_medida_trocada_por_outra_e_notada(bloco, medidas):
+    """Cada número que o bloco mostra vira outro; a precisão e o recall trocam de lugar."""
+
+    def troca(medida):
+        if isinstance(medida, dict):
+            nomes = {"precisao": "recall", "recall": "precisao"}
+            return {nome: troca(medida[nomes.get(nome, nome)]) for nome in medida}
+        return medida * 1.1 + 1 if type(medida) in (int, float) else medida
+
+    assert getattr(gera, bloco)(troca(medidas)) != getattr(gera, bloco)(medidas)
+
+
+def test_cada_medida_fica_na_sua_coluna():
+    m = {"acuracia": 0.5, "acuracia_ic95": [0.25, 0.75], "precisao": 0.125, "recall": 0.625}
+    linha = [8, "0,5000 (0,2500 a 0,7500)", "0,1250", "0,6250", "0,3750"]
+    assert gera.avaliado({"n": 8, "log_loss": 0.375} | m) == linha
+
+
+def test_as_saidas_gravadas_no_notebook_sao_as_das_medidas(medidas, capsys):
+    m, saidas = medidas["metricas"], [s for c in CELULAS for s in c.get("outputs", [])]
+    ditas = "".join(saida.get("text", "") for saida in saidas)
+    metricas.mostra("Teste", m["teste"], m["classes"])
+    assert capsys.readouterr().out in ditas and "\r" not in ditas
+    assert "jupyter.widget" not in NOTEBOOK.read_text("utf-8")
+
+
+# De que código são
+
+
+@pytest.mark.parametrize("nome", MEDIDOS)
+def test_a_medida_e_do_codigo_de_agora(nome, medidas):
+    """A que está gravada no notebook tem de ser; as outras, que demoram, ficam à vista."""
+    casos = medidas[nome] if nome == "comparacoes" else {nome: medidas[nome]}
+    agora = gera.assinatura()["codigo"]
+    velhos = [f"{caso} ({m['data']})" for caso, m in casos.items() if m["codigo"] != agora]
+    if velhos and nome != "metricas":
+        pytest.xfail(f"docs/{nome}.json é de outro código: {', '.join(velhos)}")
+    assert not velhos, "as saídas do notebook são de outro código: rode make notebook"
+
+
+def test_o_codigo_so_muda_quando_muda_o_que_ele_faz(monkeypatch):
+    def codigo(celula):
+        monkeypatch.setattr(gera, "celulas", lambda: {"uma": celula})
+        return gera.assinatura()["codigo"]
+
+    antes = codigo("MODELOS = 'm'\ndef f():\n    return [1, 2]")
+    assert (
+        codigo("MODELOS = 'm'  # a pasta\ndef f():\n    return [\n        1,\n        2,\n    ]")
+        == antes
     )
-    linha = (
-        "Teste ({n} fotos): acurácia {acuracia:.4f} · precisão {precisao:.4f} · recall {recall:.4f}"
+    assert codigo('MODELOS = "n"\ndef f():\n    """Dois."""\n    return [1, 2]') == antes
+    assert codigo("MODELOS = 'm'\ndef f():\n    return [2, 1]") != antes
+    assert codigo("EPOCAS = 'm'\ndef f():\n    return [1, 2]") != antes
+
+
+# Quem mede
+
+
+def test_o_notebook_e_rodado_com_os_parametros_pedidos_e_fica_como_era(tmp_path, monkeypatch):
+    publica = (
+        "import json, numpy as np, pathlib, time\ntime.sleep(0.3)\n"
+        "m = dict(n_treino=N, n_validacao=1, n_teste=1, segundos_ate_metrica=2, segundos_total=3)\n"
+        "pathlib.Path(MODELOS, 'metricas.json').write_text(json.dumps(m | {'dataset': 'outras'}))\n"
+        "np.savez(pathlib.Path(MODELOS, 'vetores-a.npz'), rotulos=[0, 1])"
     )
-    assert linha.format(**medidas) in ditas
-    assert f'BACKBONE = "{medidas["backbone"]}"' in "".join(
-        "".join(c["source"]) for c in celulas if c["cell_type"] == "code"
-    )
-    assert f"motor {medidas['motor']}, corte {medidas['corte']}" in ditas
+    celulas = [nbformat.v4.new_markdown_cell("## 1. Um\n\nTexto.\n\n### Lição: dois")]
+    for tag, fonte in (("parameters", "N = 1"), ("licao_dois", publica), ("extracao", "MODELOS")):
+        celulas.append(nbformat.v4.new_code_cell(fonte, metadata={"tags": [tag]}))
+    celulas.insert(1, nbformat.v4.new_markdown_cell("### Lição: dois"))
+    monkeypatch.setattr(gera, "NOTEBOOK", tmp_path / "n.ipynb")
+    nbformat.write(nbformat.v4.new_notebook(cells=celulas), gera.NOTEBOOK)
+    antes = gera.NOTEBOOK.read_bytes()
+    gera.main("mede", str(tmp_path / "m.json"), "N=5")
+    medido = json.loads((tmp_path / "m.json").read_text("utf-8"))
+    assert medido["fotos"] == 7 and medido["codigo"] == gera.assinatura()["codigo"]
+    tempos = medido["tempos"]
+    assert tempos["Lição: dois"] > 0.3 > tempos["Um"] > tempos["só a célula `extracao`"] > 0
+    assert 0.01 < tempos["memória (GB)"] < 1 and medido["kb_por_foto"] > 0
+    with pytest.raises(SystemExit, match="nada é gravado"):
+        gera.main()
+    assert gera.NOTEBOOK.read_bytes() == antes
 
 
-def test_o_readme_cabe_numa_leitura_e_os_caminhos_dele_existem():
-    readme = (RAIZ / "README.md").read_text(encoding="utf-8")
-    assert len(readme.splitlines()) <= 200
-    for texto in textos.TEXTOS:
-        for caminho in re.findall(r"\]\(([^)#:]+)\)", texto.read_text(encoding="utf-8")):
-            assert (texto.parent / caminho).exists(), f"{texto.name}: {caminho}"
-    for modulo in re.findall(r"`(?:detector/)?(\w+\.py)`", readme):
-        assert (RAIZ / "detector" / modulo).is_file(), modulo
+def test_os_testes_de_duas_divisoes_nao_tem_fotos_em_comum_e_nada_roda_depois(monkeypatch):
+    divide = "import pandas\nn = N\ntabela = pandas.DataFrame({'conjunto': ['treino'] * n})\n"
+    divide += "tabela.loc[n * 9 // 10 :, 'conjunto'] = 'teste'"
+    fontes = {
+        "parameters": "N = 1",
+        "divisao": divide,
+        "lotes": "1 / 0",
+        "decisao": "",
+        "x": "1 / 0",
+    }
+    monkeypatch.setattr(gera, "celulas", lambda: fontes)
+    tabelas = [comparacoes.roda(i / 3, None, N=200)["tabela"] for i in range(3)]
+    quais = [set(tabela.index[tabela["conjunto"] == "teste"]) for tabela in tabelas]
+    assert [len(teste) for teste in quais] == [20, 20, 20] and len(set.union(*quais)) == 60
 
 
-def test_cada_sala_so_importa_as_de_niveis_mais_baixos():
-    """E todas estão na tabela: a página diz como as peças se encaixam de verdade."""
-    pagina = (RAIZ / "docs/como_funciona.md").read_text(encoding="utf-8")
-    linhas = re.findall(r"^\| (\d) \| (`.*`) \|$", pagina, re.M)
-    nivel = {sala: int(n) for n, salas in linhas for sala in re.findall(r"`(\w+)`", salas)}
-    arquivos = {a.stem: a for a in (RAIZ / "detector").glob("*.py") if a.stem != "__init__"}
-    assert nivel.keys() == arquivos.keys()
-    for sala, arquivo in arquivos.items():
-        texto = arquivo.read_text(encoding="utf-8")
-        usadas = re.findall(r"^ *from detector\.(\w+) import", texto, re.M)
-        usadas += re.split(
-            r"\W+", " ".join(re.findall(r"^ *from detector import (.*)", texto, re.M))
-        )
-        for usada in nivel.keys() & set(usadas):
+def test_as_etiquetas_que_os_programas_procuram_estao_no_notebook():
+    etiquetas = [celula.metadata.tags for celula in CELULAS if celula.cell_type == "code"]
+    assert len({tag for [tag] in etiquetas}) == len(etiquetas)  # cada célula tem uma, só dela
+    procuradas = {*comparacoes.PULA, *gera.FIGURAS, "divisao", "decisao", "extracao", "fit_cabeca"}
+    assert procuradas <= gera.celulas().keys()
+
+
+# O que os textos mostram existe
+
+
+def test_os_enderecos_das_paginas_existem_e_cada_imagem_e_a_que_o_notebook_mostra():
+    for pagina, texto in PAGINAS.items():
+        for caminho in re.findall(r"\]\(([^)#:]+)\)", texto):
+            assert (pagina.parent / caminho).exists(), f"{pagina.name}: {caminho}"
+    imagens = {imagem.name: imagem.read_bytes() for imagem in (RAIZ / "imagens").iterdir()}
+    assert all(f"imagens/{nome})" in "".join(PAGINAS.values()) for nome in imagens)
+    do_navegador = imagens.pop("sessao_visualizacao.png")
+    assert do_navegador.startswith(b"\x89PNG")
+    de_cada = {gera.FIGURAS.get((c.metadata.get("tags") or [""])[0]): c for c in CELULAS}
+    for nome, imagem in imagens.items():
+        pngs = [saida.get("data", {}).get("image/png", "") for saida in de_cada[nome].outputs]
+        assert imagem in map(base64.b64decode, pngs), nome
+
+
+def test_o_readme_cabe_numa_leitura_e_a_tabela_de_parametros_e_a_do_notebook():
+    assert len(LEIAME.splitlines()) <= 210
+    exec(gera.celulas()["parameters"], {}, valores := {})
+    tabela = LEIAME.partition("## Parâmetros")[2].partition("\n## ")[0]
+    ditos = dict(re.findall(r"^\| `(\w+)` \| `?(.*?)`? \|", tabela, re.MULTILINE))
+    assert [*ditos] == [*valores]
+    for nome, valor in valores.items():
+        em_palavras = ("vazio", "nenhum", "todas", "pasta do TFDS") if valor in (None, "") else ()
+        assert ditos[nome] in (em_palavras or (str(valor),)), nome
+
+
+def test_as_salas_que_cada_celula_chama_sao_as_que_a_pagina_diz():
+    ditas = dict(re.findall(r"^\| `(\w+)` \| (`.*`) \|$", COMO, re.MULTILINE))
+    for celula, fonte in gera.celulas().items():
+        nomes = re.findall(r"\bdetector\.(\w+)", fonte)
+        salas = dict.fromkeys(f"`{detector._ATALHOS.get(nome, nome)}`" for nome in nomes)
+        assert ditas.get(celula, "") == ", ".join(salas), celula
+
+
+def test_cada_sala_so_importa_as_de_niveis_mais_baixos_e_todas_estao_na_tabela():
+    linhas = re.findall(r"^\| (\d) \| (`.*`) \|$", COMO, re.MULTILINE)
+    nivel = {sala: int(n) for n, salas in linhas for sala in re.findall(r"\w+", salas)}
+    fontes = {a.stem: a.read_text("utf-8") for a in (RAIZ / "detector").glob("[!_]*.py")}
+    assert nivel.keys() == fontes.keys()
+    for sala, fonte in fontes.items():
+        importa = re.findall(r"from detector\S* import (?:\([^)]*\)|.*)", fonte)
+        for usada in nivel.keys() & set(re.findall(r"\w+", " ".join(importa))):
             assert nivel[usada] < nivel[sala], f"{sala} importa {usada}"
-
-
-def test_os_parametros_do_readme_sao_os_do_notebook():
-    celulas = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
-    [fonte] = ["".join(c["source"]) for c in celulas if c["metadata"].get("tags")]
-    readme = (RAIZ / "README.md").read_text(encoding="utf-8")
-    tabela = readme.partition("## Parâmetros")[2].partition("\n## ")[0]
-    assert re.findall(r"^\| `(\w+)` \|", tabela, re.M) == re.findall(r"^(\w+) = ", fonte, re.M)
 
 
 def test_make_ajuda_conta_todos_os_alvos():
     ajuda = subprocess.run(["make", "ajuda"], cwd=RAIZ, capture_output=True, text=True).stdout
-    makefile = (RAIZ / "Makefile").read_text(encoding="utf-8")
-    [alvos] = re.findall(r"^\.PHONY: (.*)", makefile, re.M)
-    assert sorted(re.findall(r"^make ([a-z-]+) +\S", ajuda, re.M)) == sorted(alvos.split())
-
-
-def test_o_endereco_entra_no_notebook_e_nos_selos_e_nao_se_repete(tmp_path):
-    """Até lá, nenhum selo leva a lugar nenhum."""
-    for nome in ("README.md", NOTEBOOK.name):
-        shutil.copy(RAIZ / nome, tmp_path)
-        assert "Abrir no Colab" not in (tmp_path / nome).read_text(encoding="utf-8")
-    for _ in range(2):
-        gera.endereco("git@github.com:ana/gatos.git", tmp_path)
-    for nome in ("README.md", NOTEBOOK.name):
-        texto = (tmp_path / nome).read_text(encoding="utf-8")
-        assert texto.count("Abrir no Colab") == 1
-        assert f"/github/ana/gatos/blob/{gera.VERSAO}/{NOTEBOOK.name}" in texto
-    assert r"REPOSITORIO = \"https://github.com/ana/gatos\"" in texto
-
-
-def test_um_endereco_que_nao_e_endereco_e_recusado(tmp_path):
-    with pytest.raises(SystemExit, match="não é um endereço"):
-        gera.endereco("", tmp_path)
+    alvos = re.search(r"^\.PHONY: (.*)", (RAIZ / "Makefile").read_text("utf-8"), re.MULTILINE)[1]
+    assert sorted(re.findall(r"^make ([a-z-]+) +\S", ajuda, re.MULTILINE)) == sorted(alvos.split())

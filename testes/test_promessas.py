@@ -3,74 +3,67 @@
 As contagens que aparecem na tabela do fim são medidas aqui, nunca escritas à mão.
 """
 
-import concurrent.futures
 import itertools
 import json
-import os
 import re
 import shutil
 import socket
-import subprocess
-import sys
-import tempfile
-import time
 
 import keras
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import RAIZ, SEM_REDE, frase, linha_da_tabela, metricas, roda, termina
-from PIL import Image
+from conftest import (
+    POUCAS,
+    SEM_REDE,
+    SO_MOSTRAM,
+    frase,
+    gravacoes,
+    guardados,
+    linha_da_tabela,
+    metricas,
+    resultados,
+    roda,
+    termina,
+)
+from roda_notebook import celulas
 
 import detector
-from detector.gravacao import digesto
 
-POUCAS = {"MAX_IMAGENS": 60}
-TRES_PARTES = {"MAX_IMAGENS": 1010}
+RAPIDO = POUCAS | {"pula": SO_MOSTRAM}
+TRES_PARTES = RAPIDO | {"depois": {"comeca": "detector.partes.FOTOS_POR_PARTE = 20"}}
+PUBLICADOS = ("classificador.npz", "detector_dogs_cats.keras", "metricas.json", "suspeitas.csv")
 
 # Onde matar, na ordem em que o notebook passa por lá: o meio de uma conta, tantos segundos depois
 # de a célula começar, ou o instante em que um arquivo, já escrito, vai entrar no lugar.
 MORTES = [
-    ("mata", "acha_corte(backbone)", 0.5),  # a extração: o motor, os dois arquivos de uma parte
-    ("mata-gravando", "mapas-", 1),
-    ("mata-gravando", "vetores-", 2),
-    ("mata-gravando", "cabeca-", 3),  # a cabeça
-    ("mata", "ajustado.fit(", 0.5),  # o ajuste fino
+    ("mata-gravando", "motor-", 1),  # a extração
+    ("mata-gravando", "vetores-", 1),  # entre os dois arquivos da primeira parte
+    ("mata-gravando", "mapas-", 3),  # com duas partes prontas
+    ("mata-gravando", "cabeca-", 3),
+    ("mata-gravando", "ajuste-", 1),
     ("mata-gravando", "ajuste-", 2),
-    # a avaliação: a mistura, o teste, a validação cruzada, a lição 2
-    ("mata", "validacoes = {}", 0.05),
-    ("mata", "do_arquivo = detector.classificador", 0.2),
-    ("mata-gravando", "validacao_cruzada-", 1),
-    ("mata-gravando", "vetores-", 1),
-    ("mata", "modelo.save(", 0.05),  # a gravação
-    ("mata-gravando", "detector_dogs_cats.keras", 1),
+    ("mata", "modelo", 0.1),
+    ("mata", "teste", 0.5),
     ("mata-gravando", "metricas.json", 1),
 ]
-DANOS = {
-    "um bit trocado": lambda dados, acaso: _troca_um_bit(dados),
-    "cortado ao meio": lambda dados, acaso: dados[: len(dados) // 2],
-    "vazio": lambda dados, acaso: b"",
-    "bytes ao acaso": lambda dados, acaso: acaso.bytes(len(dados)),
-    "uma página HTML": lambda dados, acaso: b"<html>entre na rede do hotel</html>",
+# Cada passo de publicar: o que ainda não entrou no lugar, ou não saiu; e que execução fica.
+AO_PUBLICAR = [
+    *((nome, 1, "a velha") for nome in (*PUBLICADOS, ".lista.json", ".publicando")),
+    *((nome, 2, "a nova") for nome in (*PUBLICADOS, ".lista.json", ".publicando")),
+]
+DANOS = {  # o que sobra de um arquivo, e de outro do mesmo tipo
+    "um bit trocado": lambda dados, outro: _troca_um_bit(dados),
+    "o nome de outro": lambda dados, outro: outro,
+    "cortado ao meio": lambda dados, outro: dados[: len(dados) // 2],
+    "vazio": lambda dados, outro: b"",
+    "bytes ao acaso": lambda dados, outro: np.random.default_rng(5).bytes(len(dados)),
+    "uma página HTML": lambda dados, outro: b"<html>entre na rede do hotel</html>",
 }
-# Cada dano em todos os arquivos leva minutos: só quando se grava a tabela. Senão, um em cada um.
-VOLTAS = {"cada um dos danos": list(DANOS)}
-if os.environ.get("GRAVA_RESISTENCIA"):
-    VOLTAS = {dano: [dano] for dano in DANOS}
-INTERRUPCOES = {  # trecho da célula: segundos até o Ctrl-C
-    "detector.prepara(SEMENTE)": 0.05,
-    "doze = list(treino": 0.1,
-    "backbone = detector.backbones.cria": 0.1,
-    "lotes = treino.map": 0.2,
-    "acha_corte(backbone)": 1,
-    "cabeca.fit(": 0.3,
-    "ajustado.fit(": 0.5,
-    "validacoes = {}": 0.1,
-    "modelo.save(": 0.1,
-    "duas_saidas = keras.Model": 0.1,
-    "do_arquivo = detector.classificador": 0.3,
-    "classifica = detector.carrega_classificador": 0.3,
-    "licao_2 = {}": 1,
+INTERRUPCOES = {  # etiqueta da célula: segundos até o Ctrl-C
+    **{"comeca": 0.05, "exemplos": 0.1, "backbone": 0.1, "extracao": 1, "licao_horas": 0.5},
+    **{"fit_cabeca": 0.3, "licao_normalizacao": 0.5, "fit_ajuste": 0.5, "limiar": 0.1},
+    **{"modelo": 0.1, "teste": 0.3, "suspeitas": 0.01, "botao": 0.3, "publica": 0.02},
 }
 
 
@@ -79,153 +72,143 @@ def _troca_um_bit(dados):
     return dados[:meio] + bytes(b ^ 1 for b in dados[meio : meio + 1]) + dados[meio + 1 :]
 
 
-@pytest.fixture(scope="module")
-def sem_perturbar(sessao, tmp_path_factory):
-    """Função: MODELOS como a deixa uma execução destas fotos, que ninguém perturbou."""
-    prontas = {}
-
-    def pasta(MAX_IMAGENS):
-        if MAX_IMAGENS not in prontas:
-            prontas[MAX_IMAGENS] = tmp_path_factory.mktemp("modelos")
-            termina(sessao(prontas[MAX_IMAGENS], MAX_IMAGENS=MAX_IMAGENS))
-        return prontas[MAX_IMAGENS]
-
-    return pasta
-
-
-def guardados(modelos):
-    """{arquivo: digest do conteúdo} do que foi guardado e, uma vez pronto, não deve mudar."""
-    prontos = (a for a in modelos.glob("*.dados") if not a.name.startswith("classificador"))
-    return {a.name: digesto(np.frombuffer(a.read_bytes(), "uint8")) for a in prontos}
-
-
-def epocas(modelos):
-    """{arquivo do treino: quantas épocas estão guardadas nele}."""
-    contagem = {}
-    for arquivo in [*modelos.glob("cabeca-*.dados"), *modelos.glob("ajuste-*.dados")]:
-        digest = arquivo.stem.partition("-")[2]
-        historico = detector.gravacao.abre_arrays(arquivo, digest)["historico"]
-        contagem[arquivo.name] = len(json.loads(str(historico)))
-    return contagem
-
-
-def test_a_tabela_diz_quando_os_resultados_nao_sao_os_mesmos(sem_perturbar, tmp_path):
+def test_a_tabela_diz_quando_os_resultados_nao_sao_os_mesmos(pronto, tmp_path):
     """Dada uma medida diferente no último algarismo, a linha da tabela não diz que sobreviveu."""
-    certo = sem_perturbar(**POUCAS)
-    medidas = metricas(certo)
+    medidas = metricas(pronto)
     for outra, iguais in ((medidas["log_loss"], True), (medidas["log_loss"] + 1e-12, False)):
         (tmp_path / "metricas.json").write_text(json.dumps(medidas | {"log_loss": outra}))
-        linha = linha_da_tabela("promessa", (tmp_path, certo), 3, 2, None)
-        assert linha["mesmos_resultados"] is iguais and linha["fotos"] == POUCAS["MAX_IMAGENS"]
+        linha = linha_da_tabela("promessa", (tmp_path, pronto), 3, 2, None)
+        assert linha["mesmos_resultados"] is iguais and linha["fotos"] == 60
         assert (linha["tentativas"], linha["sobreviveu"]) == (3, 2)
 
 
-def test_morto_a_qualquer_momento_continua_de_onde_parou(sessao, sem_perturbar, tmp_path, registra):
+def prontos(modelos):
+    """{arquivo: número no disco} de cada parte, época e motor que já estão prontos.
+
+    Uma parte está pronta com o segundo dos seus dois arquivos, o dos vetores.
+    """
+    return {nome: i for nome, i in gravacoes(modelos).items() if not nome.startswith("mapas-")}
+
+
+def test_morto_a_qualquer_momento_continua_de_onde_parou(sessao, tmp_path, registra):
     """Dada uma execução morta em cada passo, a próxima continua; a última dá o mesmo resultado."""
-    perdidos, refeitas, antes, epocas_antes = [], [], {}, {}
+    perdidos, refeitos, antes = [], 0, {}
     for morte in MORTES:
-        inicio = time.time()
-        execucao = sessao(tmp_path, *morte, **TRES_PARTES)
+        execucao = sessao(tmp_path, morte, **TRES_PARTES)
         assert execucao.returncode == -9, (morte, execucao.stdout[-3000:])
-        ultimo = max((a.stat().st_mtime for a in tmp_path.glob("*.dados")), default=inicio)
-        perdidos.append(time.time() - max(ultimo, inicio))
-        agora, epocas_agora = guardados(tmp_path), epocas(tmp_path)
-        partes = sum(agora[nome] != antes[nome] for nome in antes.keys() - epocas_antes.keys())
-        refeitas.append(
-            partes + sum(max(n - epocas_agora[nome], 0) for nome, n in epocas_antes.items())
-        )
-        antes, epocas_antes = agora, epocas_agora
+        pela_metade = [*tmp_path.glob(".incompleto-*")]
+        perdidos.append(len(pela_metade))
+        for arquivo in pela_metade:
+            arquivo.unlink()
+        agora = prontos(tmp_path)
+        refeitos += len(antes.items() - agora.items())
+        antes = agora
+    assert {nome.partition("-")[0] for nome in antes} == {"motor", "vetores", "cabeca", "ajuste"}
     ultima = termina(sessao(tmp_path, **TRES_PARTES))
-    registra(
-        "kill -9",
-        (tmp_path, sem_perturbar(**TRES_PARTES)),
-        len(perdidos),
-        refeitas.count(0),
-        f"{sum(refeitas)} partes ou épocas prontas; no máximo {max(perdidos):.1f} s de cada vez",
+    passos = [float(s) for s in re.findall(r"<(\S+) s: ", ultima.stdout)]
+    perdido = f"no máximo {max(perdidos)} parte ou época de cada vez, ou {max(passos):.1f} s"
+    registra("kill -9", tmp_path, len(MORTES), len(MORTES) - refeitos, perdido)
+    assert (
+        prontos(tmp_path) == antes and not refeitos and not metricas(tmp_path)["imagens_extraidas"]
     )
-    assert "não serve" not in ultima.stdout
-    assert not any(refeitas) and not metricas(tmp_path)["imagens_extraidas"]
+    assert max(perdidos) == 1 and "não serve" not in ultima.stdout
     # Prometemos 10 s; o dobro, porque aqui outro teste pode estar usando metade da máquina.
-    assert len(perdidos) >= 12 and max(perdidos) < 20, perdidos
+    assert max(passos) < 20, passos
 
 
-def danifica(modelos, danos):
-    """Estraga todos os arquivos da pasta, cada um com o próximo dos danos; diz quantos eram."""
-    acaso = np.random.default_rng(5)
-    arquivos = [a for a in sorted(modelos.rglob("*")) if a.is_file() and a.stat().st_size]
-    for arquivo, dano in zip(arquivos, itertools.cycle(danos)):
-        arquivo.write_bytes(DANOS[dano](arquivo.read_bytes(), acaso))
-    return len(arquivos)
-
-
-def troca_os_nomes(modelos):
-    """Cada arquivo guardado recebe o nome de outro, de preferência da mesma parte; diz quantos."""
-    arquivos = sorted(modelos.glob("*.dados"), key=lambda a: a.name.partition("-")[::-1])
-    arquivos.sort(key=lambda a: not a.name.startswith(("mapas-", "vetores-")))  # em pares
-    for i in sorted({*range(0, len(arquivos) - 1, 2), len(arquivos) - 2}):
-        um, outro = arquivos[i].read_bytes(), arquivos[i + 1].read_bytes()
-        arquivos[i].write_bytes(outro)
-        arquivos[i + 1].write_bytes(um)
-    return len(arquivos)
-
-
-@pytest.mark.parametrize("dano", [*VOLTAS, "o nome de outro"])
-def test_arquivos_danificados_sao_percebidos_ditos_e_refeitos(
-    sessao, sem_perturbar, tmp_path, registra, dano
+def test_morto_ao_publicar_deixa_a_execucao_velha_ou_a_nova_inteira(
+    sessao, pronto, tmp_path, registra
 ):
+    """Dada uma execução morta em cada passo de publicar, os arquivos são todos da mesma."""
+    modelos = tmp_path / "modelos"
+    so_publica = {tag for tag in celulas() if tag not in ("parameters", "comeca", "publica")}
+    rascunho = f"""
+import json, pathlib, shutil
+shutil.copytree({str(pronto)!r}, rascunho := pathlib.Path({str(tmp_path)!r}, "rascunho"),
+    ignore=shutil.ignore_patterns("*-*"), dirs_exist_ok=True)
+medidas.update(json.loads((rascunho / "metricas.json").read_text()))
+CLASSES = medidas["classes"]
+"""
+    certas = 0
+    for nome, vez, fica in AO_PUBLICAR:
+        shutil.rmtree(modelos, ignore_errors=True)
+        modelos.mkdir()
+        for velho in (*PUBLICADOS, "detector_dogs_cats.onnx"):
+            (modelos / velho).write_text("da execução velha")
+        vez += nome == "metricas.json"  # a primeira vez é no rascunho
+        opcoes = {"pula": [*so_publica], "depois": {"comeca": rascunho}}
+        morta = sessao(modelos, ("mata-gravando", nome, vez), **opcoes)
+        assert morta.returncode == -9, (nome, morta.stdout[-3000:])
+        detector.entrega.abre_pasta(modelos)
+        ficou = {a.name: a.read_bytes() for a in modelos.iterdir() if a.name[0] != "."}
+        if fica == "a velha":
+            certas += {*ficou.values()} == {"da execução velha".encode()} and len(ficou) == 5
+        else:
+            certas += ficou.keys() == {*PUBLICADOS} and resultados(modelos) == resultados(pronto)
+            detector.carrega_classificador(modelos)
+        assert not (modelos / ".publicando").exists()
+    registra("kill -9 ao publicar", modelos, len(AO_PUBLICAR), certas, None)
+    assert certas == len(AO_PUBLICAR)
+
+
+def usados(nomes):
+    """Dos arquivos guardados, os que se abrem quando nenhum presta; os outros são só regravados."""
+    return {n for n in nomes if re.match(r"motor-|vetores-|(cabeca|ajuste)-\w+-000\.", n)}
+
+
+def danifica(modelos):
+    """Estraga todos os arquivos, cada um com o próximo dos danos; primeiro os que se abrem."""
+    arquivos = [a for a in modelos.iterdir() if a.stat().st_size]
+    arquivos.sort(key=lambda a: (a.name in usados([a.name]), a.name), reverse=True)
+    conteudos = [arquivo.read_bytes() for arquivo in arquivos]
+    for i, dano in zip(range(len(arquivos)), itertools.cycle(DANOS.values())):
+        arquivos[i].write_bytes(dano(conteudos[i], conteudos[i - 1]))
+    return len(arquivos)
+
+
+def test_arquivos_danificados_sao_percebidos_ditos_e_refeitos(sessao, pronto, tmp_path, registra):
     """Dada uma pasta em que nada presta, nada é usado: nem para classificar, nem para continuar."""
-    certo = sem_perturbar(**POUCAS)
-    shutil.copytree(certo, tmp_path, dirs_exist_ok=True)
-    quantos = danifica(tmp_path, VOLTAS[dano]) if dano in VOLTAS else troca_os_nomes(tmp_path)
+    shutil.copytree(pronto, tmp_path, dirs_exist_ok=True)
+    quantos, abertos = danifica(tmp_path), usados(guardados(pronto))
+    assert len(abertos) >= len(DANOS)
     with pytest.raises(detector.ErroClaro, match="rode o notebook inteiro de novo"):
         detector.carrega_classificador(tmp_path)
-    shutil.copy(certo / "detector_dogs_cats.keras", tmp_path)
-    with pytest.raises(detector.ErroClaro, match=r"classificador\.dados está danificado ou não é"):
+    shutil.copy(pronto / "detector_dogs_cats.keras", tmp_path)
+    with pytest.raises(detector.ErroClaro, match=r"classificador\.npz está danificado ou não é"):
         detector.carrega_classificador(tmp_path)
-    usados = {nome for nome in guardados(tmp_path) if not nome.startswith("mapas-")}
-    execucao = termina(sessao(tmp_path, **POUCAS))
-    ditos = usados & set(re.findall(r"(\S+) não serve", execucao.stdout))
-    extraidas = metricas(tmp_path)["imagens_extraidas"]
-    perdido = f"{extraidas} fotos extraídas de novo; {quantos} arquivos estragados"
-    registra(f"arquivos com {dano}", (tmp_path, certo), len(usados), len(ditos), perdido)
-    assert ditos == usados
-
-
-def test_o_terminal_nao_responde_com_um_modelo_danificado(sem_perturbar, tmp_path):
-    """Dado um bit trocado no modelo, `python -m detector` não arrisca uma resposta: diz a frase."""
-    shutil.copytree(sem_perturbar(**POUCAS), tmp_path, dirs_exist_ok=True)
-    danifica(tmp_path, ["um bit trocado"])
-    Image.new("RGB", (99, 99)).save(tmp_path / "foto.png")
-    comando = [sys.executable, "-m", "detector", tmp_path / "foto.png", "--modelos", tmp_path]
-    terminal = subprocess.run(comando, cwd=RAIZ, capture_output=True, text=True)
-    assert terminal.returncode == 2 and not terminal.stdout
-    assert terminal.stderr.count("\n") == 1 and "está danificado" in terminal.stderr
+    pula = [tag for tag in SO_MOSTRAM if tag != "licao_normalizacao"]  # ela também guarda partes
+    execucao = termina(sessao(tmp_path, pula=pula, **POUCAS))
+    ditos = abertos & set(re.findall(r"(\S+) não serve", execucao.stdout))
+    perdido = f"{metricas(tmp_path)['imagens_extraidas']} fotos; {quantos} arquivos estragados"
+    registra("arquivos danificados", tmp_path, len(abertos), len(ditos), perdido)
+    assert ditos == abertos and guardados(tmp_path) == guardados(pronto)
 
 
 def test_disco_cheio_e_uma_frase_e_o_que_estava_gravado_continua_valendo(
-    sessao, sem_perturbar, tmp_path, registra
+    sessao, pronto, tmp_path, registra
 ):
-    """Dado um disco que enche em três passos diferentes, cada execução aproveita a anterior."""
-    certo, temporaria = sem_perturbar(**POUCAS), tempfile.gettempdir()
-    passos = [  # o que já estava guardado, o maior arquivo que cabe, o que não coube
-        ("nada", 1_000_000, f"em {temporaria}"),  # a rede que o OpenVINO converte
-        ("motor-*", 1_000_000, tmp_path / "mapas-"),
-        ("cabeca-*", 15_000_000, tmp_path / "ajuste-"),
-        ("ajuste-*", 14_000_000, f"em {temporaria}"),  # o modelo, ainda no rascunho
+    """Dado um disco que enche em cada passo, cada execução aproveita a anterior."""
+    enche = "__import__('resource').setrlimit(1, (500_000, 500_000))"  # RLIMIT_FSIZE, em bytes
+    passos = [  # o que já estava gravado, a célula depois da qual o disco enche, o que não coube
+        ("nada", "comeca", "temporaria"),  # a rede que o OpenVINO converte
+        ("motor-*", "comeca", f"{tmp_path}/mapas-"),
+        ("[cmv]*-*", "comeca", f"{tmp_path}/ajuste-"),
+        ("*-*", "fit_ajuste", "temporaria"),  # o modelo, ainda no rascunho
+        ("*", "teste", f"{tmp_path}/.nova-"),  # e de novo, ao publicar
     ]
     intactos = 0
-    for ja_havia, limite, nao_coube in passos:
-        for arquivo in certo.glob(ja_havia):
+    for ja_havia, tag, nao_coube in passos:
+        for arquivo in pronto.glob(ja_havia):
             shutil.copy(arquivo, tmp_path)
-        antes = guardados(tmp_path)
-        cheio = sessao(tmp_path, ambiente={"LIMITE_DE_ARQUIVO": str(limite)}, **POUCAS)
-        assert frase(cheio).startswith(f"não consegui gravar {nao_coube}")
-        intactos += antes.items() <= guardados(tmp_path).items()
-    execucao = termina(sessao(tmp_path, **POUCAS))
-    extraidas = metricas(tmp_path)["imagens_extraidas"]
-    perdido = f"{extraidas} fotos extraídas de novo"
-    registra("disco cheio", (tmp_path, certo), len(passos), intactos, perdido)
+        antes = {a.name: a.read_bytes() for a in tmp_path.glob("[!.]*")}
+        cheio = sessao(tmp_path, depois={tag: enche}, **RAPIDO)
+        assert frase(cheio).startswith("não consegui gravar ") and nao_coube in frase(cheio)
+        intactos += all((tmp_path / nome).read_bytes() == antes[nome] for nome in antes)
+    execucao = termina(sessao(tmp_path, **RAPIDO))
+    perdido = f"{metricas(tmp_path)['imagens_extraidas']} fotos extraídas de novo"
+    registra("disco cheio", tmp_path, len(passos), intactos, perdido)
     assert intactos == len(passos) and "não serve" not in execucao.stdout
+    assert guardados(tmp_path) == guardados(pronto)
 
 
 def test_modelos_onde_nao_se_pode_gravar_e_dito_antes_de_qualquer_conta(sessao, tmp_path):
@@ -233,43 +216,41 @@ def test_modelos_onde_nao_se_pode_gravar_e_dito_antes_de_qualquer_conta(sessao, 
     (tmp_path / "arquivo").write_text("não sou uma pasta")
     execucao = sessao(tmp_path / "arquivo/modelos")
     assert frase(execucao).startswith(f"não consegui gravar {tmp_path / 'arquivo/modelos'}")
-    assert "s: builder = detector.dados.abre" not in execucao.stdout
+    assert "s: dados>" not in execucao.stdout
 
 
-def test_duas_ao_mesmo_tempo_terminam_com_arquivos_que_combinam(
-    sessao, sem_perturbar, tmp_path, registra
-):
+def test_duas_ao_mesmo_tempo_terminam_com_arquivos_que_combinam(sessao, pronto, tmp_path, registra):
     """Dadas duas execuções diferentes numa pasta, o que fica é inteiro de uma delas."""
-    with concurrent.futures.ThreadPoolExecutor() as duas:
-        sementes = (42, 7)
-        execucoes = [duas.submit(roda, tmp_path, SEMENTE=s, **POUCAS) for s in sementes]
-    certas = sum(execucao.result().returncode == 0 for execucao in execucoes)
-    medidas = metricas(tmp_path)
+    for motor in pronto.glob("motor-*"):
+        shutil.copy(motor, tmp_path)
+    execucao = termina(sessao(tmp_path, junto=[{"SEMENTE": 7}], **RAPIDO))
+    certas, medidas = execucao.stdout.count("s: publica>"), metricas(tmp_path)
     detector.carrega_classificador(tmp_path)
     pesos = keras.models.load_model(tmp_path / "detector_dogs_cats.keras").get_weights()
-    assert medidas["semente"] in sementes and medidas["modelo"] == digesto(pesos)
+    assert medidas["semente"] in (42, 7) and medidas["modelo"] == detector.arquivos.digesto(pesos)
     assert medidas["suspeitas"] == len(pd.read_csv(tmp_path / "suspeitas.csv"))
-    execucao = termina(sessao(tmp_path, **POUCAS))
+    execucao = termina(sessao(tmp_path, **RAPIDO))
     extraidas = metricas(tmp_path)["imagens_extraidas"]
-    pastas, perdido = (tmp_path, sem_perturbar(**POUCAS)), f"{extraidas} fotos extraídas de novo"
-    registra("duas ao mesmo tempo", pastas, len(sementes), certas, perdido)
+    perdido = f"{extraidas} fotos extraídas de novo"
+    registra("duas ao mesmo tempo", tmp_path, 2, certas, perdido)
     assert certas == 2 and "não serve" not in execucao.stdout and not extraidas
 
 
-def test_ctrl_c_numa_celula_e_a_celula_de_novo(sessao, sem_perturbar, tmp_path, registra):
+def test_ctrl_c_numa_celula_e_a_celula_de_novo(sessao, pronto, tmp_path, registra):
     """Dado um Ctrl-C em cada célula demorada, rodá-la de novo leva aos mesmos resultados."""
     pedidos = [("interrompe", *quando) for quando in INTERRUPCOES.items()]
-    execucao = termina(sessao(tmp_path, *itertools.chain(*pedidos), **POUCAS))
-    avisos = re.findall(r"<interrompe em .*: parou>|<\S+ s: ", execucao.stdout)
-    paradas = [i for i, aviso in enumerate(avisos) if aviso.endswith("parou>")]
-    refeitas = sum("s: " in aviso for i in paradas for aviso in avisos[i + 1 : i + 2])
+    pula = [tag for tag in SO_MOSTRAM if tag not in INTERRUPCOES]
+    execucao = termina(sessao(tmp_path, *pedidos, pula=pula, **POUCAS))
+    paradas = re.findall(r"<interrompe em (\w+): parou>", execucao.stdout)
+    refeitas = [tag for tag in paradas if f"s: {tag}>" in execucao.stdout]
     perdido = f"{len(paradas)} células, rodadas de novo"
-    registra("Ctrl-C", (tmp_path, sem_perturbar(**POUCAS)), len(paradas), refeitas, perdido)
-    assert refeitas == len(paradas) >= 8, execucao.stdout
+    registra("Ctrl-C", tmp_path, len(paradas), len(refeitas), perdido)
+    assert refeitas == paradas and len(paradas) >= 10, execucao.stdout
+    assert guardados(tmp_path) == guardados(pronto)
 
 
 def test_bibliotecas_configuradas_para_outro_projeto_nao_mudam_nada_e_ninguem_e_avisado(
-    sem_perturbar, tmp_path, registra
+    pronto, tmp_path, registra
 ):
     """Dados um keras.json e um matplotlibrc estranhos e um proxy que escuta, nada muda nem sai."""
     outro = {"floatx": "float16", "image_data_format": "channels_first", "backend": "jax"}
@@ -279,12 +260,13 @@ def test_bibliotecas_configuradas_para_outro_projeto_nao_mudam_nada_e_ninguem_e_
         proxy.setblocking(False)
         ambiente = dict.fromkeys(SEM_REDE, f"http://127.0.0.1:{proxy.getsockname()[1]}")
         ambiente |= {"KERAS_HOME": str(tmp_path), "MATPLOTLIBRC": str(tmp_path)}
-        execucao = roda(tmp_path / "modelos", ambiente=ambiente, **POUCAS)
+        execucao = roda(tmp_path / "modelos", ambiente=ambiente, **RAPIDO)
         with pytest.raises(BlockingIOError):
             proxy.accept()
-    pastas, acabou = (tmp_path / "modelos", sem_perturbar(**POUCAS)), execucao.returncode == 0
-    registra("keras.json e matplotlibrc de outro projeto", pastas, 1, int(acabou), None)
+    modelos, acabou = tmp_path / "modelos", execucao.returncode == 0
+    registra("keras.json e matplotlibrc de outro projeto", modelos, 1, int(acabou), None)
     assert acabou and "<conexão" not in execucao.stdout
+    assert guardados(modelos).items() <= guardados(pronto).items()
 
 
 @pytest.mark.parametrize("rede", ["que recusa", "que não responde"])
@@ -294,7 +276,7 @@ def test_sem_rede_a_amostra_vem_em_seis_segundos(sessao, tmp_path, rede):
         proxy = f"http://127.0.0.1:{mudo.getsockname()[1]}"
         ambiente = {} if rede == "que recusa" else dict.fromkeys(SEM_REDE, proxy)
         dados = {"DATASET": "cats_vs_dogs", "DATA_DIR": str(tmp_path / "tfds")}
-        execucao = sessao(tmp_path / "modelos", "mata", "cortes = [", 0, ambiente=ambiente, **dados)
+        execucao = sessao(tmp_path, ("mata", "exemplos", 0), ambiente=ambiente, **dados)
     assert "<conexão" in execucao.stdout and "ESTA É A AMOSTRA EMBUTIDA" in execucao.stdout
-    [segundos] = re.findall(r"<(\S+) s: builder = detector.dados.abre", execucao.stdout)
+    [segundos] = re.findall(r"<(\S+) s: dados>", execucao.stdout)
     assert float(segundos) < 6

@@ -1,211 +1,302 @@
-"""Um treino interrompido termina igual, o que mudou recomeça, e ninguém avalia o que já viu."""
+"""O mesmo `fit` não treina duas vezes, outro não recebe os pesos deste, e nada se perde no meio."""
+
+import inspect
+import itertools
+import sys
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from keras import layers, metrics
-from sklearn.linear_model import LogisticRegression
+from keras import layers
+from keras.callbacks import EarlyStopping, LearningRateScheduler, ReduceLROnPlateau
 
-from detector import backbones, caracteristicas, dados, treino
-from detector.preparo import redimensiona_img
+from detector import treino
 
-RNG = np.random.default_rng(0)
-X = RNG.normal(size=(128, 12)).astype("float32")
-Y = (X[:, :1] + RNG.normal(size=(128, 1)) > 0).astype("float32")
-L2 = keras.regularizers.L2
+ACASO = np.random.default_rng(0)
+X = ACASO.normal(size=(64, 8)).astype("float32")
+Y = (X[:, :1] + ACASO.normal(size=(64, 1)) > 0).astype("float32")
+TAXA = 0.1
 
 
-def cria(otimizador=None, l2=1e-3, congelada=False, semente=1, metade=0.5):
-    """Um modelo com tudo o que guarda estado: Dropout, BatchNormalization e um ritmo que muda."""
+def em_fila(*camadas):
+    return keras.Sequential([keras.Input((8,)), *camadas, layers.Dense(1, "sigmoid")])
+
+
+def cheia():
+    """Uma rede com tudo o que guarda estado."""
+    return em_fila(layers.Dense(8), layers.BatchNormalization(), layers.Dropout(0.3))
+
+
+def cria(faz=em_fila, semente=1, taxa=TAXA, **compila):
+    """O modelo que `faz` devolve, sem nome: o Keras lhe dá um número, que cresce a cada vez."""
     keras.utils.set_random_seed(semente)
-    escondida = layers.Dense(32, "relu", trainable=not congelada)
-    topo = keras.Sequential([keras.Input((12,)), escondida, layers.BatchNormalization()])
-    cabeca = layers.Dense(1, "sigmoid", kernel_regularizer=L2(l2))
-    modelo = keras.Sequential([topo, layers.Dropout(metade), cabeca])
-    ritmo = keras.optimizers.schedules.CosineDecay(0.03, 60)
-    modelo.compile(
-        otimizador or keras.optimizers.AdamW(ritmo),
-        loss="binary_crossentropy",
-        metrics=[metrics.BinaryCrossentropy("log_loss")],
-    )
+    modelo = faz()
+    modelo(X[:1])
+    compila = {"loss": "binary_crossentropy", "run_eagerly": True} | compila
+    modelo.compile(**{"optimizer": keras.optimizers.Adam(taxa)} | compila)
     return modelo
 
 
-class Interrompe(keras.callbacks.Callback):
-    """Um Ctrl-C no meio de uma época."""
-
-    def __init__(self, epoca, lote):
-        super().__init__()
-        self.quando, self.epoca = (epoca, lote), 0
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self.epoca = epoch
-
-    def on_train_batch_end(self, batch, logs=None):
-        if (self.epoca, batch) == self.quando:
-            raise KeyboardInterrupt
-
-
-def treina(pasta, *outros, modelo=None, epocas=6, depende_de=("as fotos",), paciencia=99):
-    """O treino do notebook, em miniatura; devolve o modelo, o callback e as épocas feitas agora."""
+def ajusta(pasta, modelo=None, **troca):
+    """O `fit` de um notebook, com o que o teste troca; sem pasta, o do Keras, que nada guarda."""
+    pedido = {"x": X[:48], "y": Y[:48], "batch_size": 16, "shuffle": False, "verbose": 0} | troca
     modelo = modelo or cria()
-    retoma = treino.Retoma(pasta, "teste", modelo, list(depende_de), paciencia)
-    return modelo, retoma, ajusta(modelo, retoma, *outros, epocas=epocas)
+    return modelo, (treino.Retoma(modelo, pasta) if pasta else modelo).fit(**pedido)
 
 
-def ajusta(modelo, retoma, *outros, epocas=6):
-    feito = modelo.fit(
-        *(X[:96], Y[:96]),
-        validation_data=(X[96:], Y[96:]),
-        batch_size=16,
-        initial_epoch=retoma.epoca,
-        epochs=epocas,
-        shuffle=False,
-        callbacks=[retoma, *outros],
-        verbose=0,
-    )
-    return feito.epoch
+def guardadas(pasta):
+    """As épocas no disco; uma que se grave de novo é outro arquivo, mesmo com o mesmo nome."""
+    return {(a.name, a.stat().st_ino) for a in pasta.glob("*.npz")}
 
 
-def mesmos_pesos(um, outro):
-    return all(map(np.array_equal, um.get_weights(), outro.get_weights()))
+def iguais(um, outro):
+    """Diz se dois pares (modelo, história) terminaram no mesmo, bit a bit."""
+    (modelo, historia), (outro_modelo, outra) = um, outro
+    pesos = map(np.array_equal, modelo.get_weights(), outro_modelo.get_weights())
+    return all(pesos) and historia.history == outra.history and historia.epoch == outra.epoch
+
+
+class Lotes(keras.utils.PyDataset):
+    """Três lotes de 16 fotos, ou lotes sem fim."""
+
+    def __init__(self, x=X, fim=3):
+        super().__init__()
+        self.x, self.fim = x, fim
+
+    num_batches = property(lambda self: self.fim)
+
+    def __getitem__(self, i):
+        fatia = slice(16 * (i % 3), 16 * (i % 3 + 1))
+        return self.x[fatia], Y[fatia]
+
+
+def em_lotes(faz=lambda x, y: (x, y), tamanho=16):
+    return tf.data.Dataset.from_tensor_slices((X[:48], Y[:48])).map(faz).batch(tamanho)
+
+
+def de(x):
+    return {"x": x, "y": None, "batch_size": None}
+
+
+def com(*callbacks):
+    return {"callbacks": [*callbacks]}
+
+
+def no(*faz, **compila):
+    return {"modelo": cria(*faz, **compila)}
+
+
+def ligada(junta):
+    """Duas camadas iguais, ligadas por `junta`."""
+    entrada = keras.Input((8,))
+    saida = layers.Dense(1, "sigmoid")(junta(layers.Dense(4)(entrada), layers.Dense(4)(entrada)))
+    return keras.Model(entrada, saida)
+
+
+def ritmo(epoca):
+    return TAXA
+
+
+def perda(y, p):
+    return keras.losses.binary_crossentropy(y, p)
+
+
+class Camada(layers.Layer):
+    def call(self, x):
+        return 2 * x
+
+
+class Rede(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.cabeca = layers.Dense(1, "sigmoid")
+
+    def call(self, x):
+        return self.cabeca(x)
+
+
+class Esconde(keras.callbacks.Callback):
+    def __init__(self, opcao):
+        super().__init__()
+        self._a_opcao = opcao
+
+
+class Anota(keras.callbacks.Callback):
+    def on_epoch_end(self, epoch, logs=None):
+        self.__dict__.setdefault("visto", []).append((epoch, logs, self.model.get_weights()))
 
 
 @pytest.fixture
-def inteiro(tmp_path):
-    """O treino que ninguém interrompeu, em outra pasta."""
-    modelo, retoma, epocas = treina(tmp_path / "inteiro")
-    assert epocas == list(range(6)) and len(retoma.historico) == 6
-    return modelo, retoma
+def edita(monkeypatch):
+    """Função: a `n`-ésima edição de uma função, de uma classe ou da constante TAXA."""
+    edicoes, le = {}, inspect.getsource
+    monkeypatch.setattr(inspect, "getsource", lambda o: f"{le(o)}#{edicoes.get(o)}")
+
+    def faz(o, n):
+        edicoes[o] = n
+        monkeypatch.setattr(sys.modules[__name__], "TAXA", TAXA / n if o is ritmo else TAXA)
+        return o
+
+    return faz
 
 
-# Retomar
+MUDANCAS = {  # o que muda de n = 1 para n = 2
+    "class_weight": lambda n, ed: {"class_weight": {0: 1.0, 1: n}},
+    "sample_weight": lambda n, ed: {"sample_weight": np.linspace(0, n, 48)},
+    "shuffle": lambda n, ed: {"shuffle": n == 2},
+    "os dados": lambda n, ed: {"x": X[:48] * n},
+    "os rótulos": lambda n, ed: {"y": Y[:48] if n == 1 else 1 - Y[:48]},
+    "o lote": lambda n, ed: {"batch_size": 8 * n},
+    "a validação": lambda n, ed: {"validation_data": (X[48:], Y[48:] / n)},
+    "o map do tf.data": lambda n, ed: de(em_lotes(lambda x, y: (n * x, y))),
+    "o lote do tf.data": lambda n, ed: de(em_lotes(tamanho=8 * n)),
+    "o PyDataset": lambda n, ed: de(Lotes(n * X)),
+    "a paciência": lambda n, ed: com(EarlyStopping("loss", patience=n)),
+    "mais um callback": lambda n, ed: com(*[EarlyStopping("loss")] * (n - 1)),
+    "o código do callback": lambda n, ed: com(ed(Anota, n)()),
+    "a opção que o callback esconde": lambda n, ed: com(Esconde(n)),
+    "o que a função traz consigo": lambda n, ed: com(LearningRateScheduler(lambda e, lr: lr / n)),
+    "o padrão de um argumento": lambda n, ed: com(LearningRateScheduler(lambda e, lr=0.1 / n: lr)),
+    "a constante que a função usa": lambda n, ed: com(LearningRateScheduler(ed(ritmo, n))),
+    "o código da perda": lambda n, ed: no(loss=ed(perda, n)),
+    "o código da medida": lambda n, ed: no(metrics=[ed(perda, n)]),
+    "o código da camada": lambda n, ed: no(lambda: em_fila(ed(Camada, n)())),
+    "o código do modelo": lambda n, ed: no(ed(Rede, n)),
+    "o Dropout": lambda n, ed: no(lambda: em_fila(layers.Dropout(0.2 * n))),
+    "quem treina": lambda n, ed: no(lambda: em_fila(layers.Dense(4, trainable=n == 1))),
+    "quem se liga a quem": lambda n, ed: no(lambda: ligada(lambda a, b: a - b if n < 2 else b - a)),
+    "uma conta no meio": lambda n, ed: no(lambda: ligada(lambda a, b: a + n * b)),
+    "os primeiros pesos": lambda n, ed: no(semente=n),
+    "a taxa": lambda n, ed: no(taxa=0.1 / n),
+    "o otimizador": lambda n, ed: no(optimizer=["adam", "sgd"][n - 1]),
+}
 
 
-def test_morto_duas_vezes_termina_com_os_mesmos_pesos(inteiro, tmp_path):
-    for epoca, lote in ((2, 3), (4, 0)):
+@pytest.mark.parametrize("nome", MUDANCAS)
+def test_quem_muda_qualquer_coisa_treina_de_novo(nome, tmp_path, capsys, edita):
+    """Dado um treino guardado, quando só isto muda, então recomeça; e o de antes continua lá."""
+    vistas = [set()]
+    for n in (1, 2):
+        keras.backend.clear_session()  # num kernel novo, o Keras dá ao modelo o mesmo nome
+        ajusta(tmp_path, **MUDANCAS[nome](n, edita))
+        vistas.append(guardadas(tmp_path))
+    dito = capsys.readouterr().out
+    assert vistas[1] <= vistas[2] and "vieram" not in dito
+    assert [*map(len, vistas)] == [0, 1, 2] or dito.count("não fica guardado") == 2
+
+
+IGUAIS = {
+    "arrays": lambda: no(cheia, run_eagerly=False) | {"validation_split": 0.2},
+    "tf.data": lambda: de(em_lotes()) | {"validation_data": em_lotes()} | no(Rede),
+    "PyDataset": lambda: de(Lotes()) | {"verbose": 1, "class_weight": {0: 1, 1: 3}},
+    "código da pessoa": lambda: no(lambda: em_fila(Camada()), loss=perda),
+    "média dos pesos": lambda: no(optimizer=keras.optimizers.SGD(use_ema=True)),
+}
+
+
+@pytest.mark.parametrize("nome", IGUAIS)
+def test_o_mesmo_fit_nao_treina_de_novo_e_da_o_que_o_keras_daria(nome, tmp_path):
+    """Dado um treino guardado, quando nada muda, tudo vem do disco; os callbacks o veem passar."""
+    feitos, vistos = [], []
+    for pasta in (None, tmp_path, tmp_path):
+        antes, anota = guardadas(tmp_path), Anota()
+        feitos.append(ajusta(pasta, **IGUAIS[nome]() | com(EarlyStopping("loss"), anota), epochs=2))
+        vistos.append(keras.tree.map_structure(np.array, anota.visto))
+    assert guardadas(tmp_path) == antes and len(antes) == 2
+    assert iguais(feitos[0], feitos[1]) and iguais(feitos[1], feitos[2])
+    for visto in vistos[1:]:
+        keras.tree.map_structure(np.testing.assert_array_equal, visto, vistos[0])
+
+
+def test_mais_epocas_continuam_e_menos_usam_as_primeiras(tmp_path, capsys):
+    ajusta(tmp_path, cria(cheia), epochs=3)
+    antes = guardadas(tmp_path)
+    mais = ajusta(tmp_path, cria(cheia), epochs=5, verbose=1)
+    assert iguais(mais, ajusta(None, cria(cheia), epochs=5)) and antes < guardadas(tmp_path)
+    dito = capsys.readouterr().out
+    assert "Epoch 4/5" in dito and "Epoch 3/5" not in dito, "a barra do Keras, das que faltavam"
+    menos = ajusta(tmp_path, cria(cheia), epochs=2)
+    assert iguais(menos, ajusta(None, cria(cheia), epochs=2)) and len(guardadas(tmp_path)) == 5
+
+
+CALLBACKS = {
+    "EarlyStopping": lambda: EarlyStopping(patience=1, restore_best_weights=True),
+    "ReduceLROnPlateau": lambda: ReduceLROnPlateau(factor=0.5, patience=1, min_delta=1),
+    "LearningRateScheduler": lambda: LearningRateScheduler(lambda epoca, taxa: taxa * 0.7),
+}
+
+
+@pytest.mark.parametrize("nome", CALLBACKS)
+def test_morto_entre_duas_epocas_termina_como_se_nada_fosse(nome, tmp_path):
+    """Dadas só as primeiras épocas no disco, sejam quantas forem, o fim é o mesmo, bit a bit."""
+
+    def treina(pasta):
+        outros = com(CALLBACKS[nome]()) | {"validation_data": (X[48:], Y[48:]), "batch_size": 48}
+        modelo = cria(lambda: em_fila(layers.Dropout(0.3)), taxa=0.5)
+        return ajusta(pasta, modelo, epochs=4, **outros)
+
+    inteiro = treina(None)
+    feitas = len(inteiro[1].epoch)
+    assert (feitas < 4) == (nome == "EarlyStopping"), "ou este teste não testa nada"
+    for sobram in range(feitas):
+        for epoca in range(sobram, feitas if sobram else 0):
+            next(tmp_path.glob(f"*-{epoca:03}.npz")).unlink()
+        antes = guardadas(tmp_path)
+        assert iguais(treina(tmp_path), inteiro) and antes < guardadas(tmp_path)
+        assert len(guardadas(tmp_path)) == feitas
+    antes = guardadas(tmp_path)
+    assert iguais(treina(tmp_path), inteiro) and antes == guardadas(tmp_path), "já tinha parado"
+
+
+def test_depois_de_um_ctrl_c_basta_rodar_a_celula_de_novo(tmp_path, monkeypatch):
+    """Dados dois Ctrl-C no meio de épocas, o modelo volta ao que era e o `fit` continua."""
+    modelo, lotes = cria(), itertools.count()
+    primeiros, passo = modelo.get_weights(), modelo.train_step
+
+    def com_ctrl_c(dados):
+        if next(lotes) in (4, 9):
+            raise KeyboardInterrupt
+        return passo(dados)
+
+    monkeypatch.setattr(modelo, "train_step", com_ctrl_c)
+    for epocas in (1, 2):
         with pytest.raises(KeyboardInterrupt):
-            treina(tmp_path, Interrompe(epoca, lote))
-    modelo, retoma, epocas = treina(tmp_path)
-    assert epocas == [4, 5], "só as que faltavam"
-    assert retoma.historico == inteiro[1].historico and mesmos_pesos(modelo, inteiro[0])
+            ajusta(tmp_path, modelo, epochs=4)
+        assert all(map(np.array_equal, modelo.get_weights(), primeiros))
+        assert len(guardadas(tmp_path)) == epocas
+    assert iguais(ajusta(tmp_path, modelo, epochs=4), ajusta(None, epochs=4))
 
 
-def test_depois_de_um_ctrl_c_basta_rodar_a_celula_de_novo(inteiro, tmp_path):
-    """No mesmo processo, o modelo ficou no meio de uma época; a célula só chama `fit` outra vez."""
-    modelo = cria()
-    retoma = treino.Retoma(tmp_path, "teste", modelo, ["as fotos"])
-    for epoca, lote in ((0, 1), (3, 2)):
-        with pytest.raises(KeyboardInterrupt):
-            ajusta(modelo, retoma, Interrompe(epoca, lote))
-    ajusta(modelo, retoma)
-    assert retoma.historico == inteiro[1].historico and mesmos_pesos(modelo, inteiro[0])
-    assert ajusta(modelo, retoma) == [] and mesmos_pesos(modelo, inteiro[0])
-
-
-def test_fica_com_a_melhor_epoca_e_para_quando_ela_custa_a_vir(tmp_path):
-    decora = keras.optimizers.Adam(0.1)
-    modelo, retoma, _ = treina(tmp_path, modelo=cria(decora), epocas=50, paciencia=3)
-    perdas = [epoca["val_log_loss"] for epoca in retoma.historico]
-    assert retoma.melhor_epoca == np.argmin(perdas) + 1 == len(perdas) - 3
-    medido = modelo.evaluate(X[96:], Y[96:], verbose=0, return_dict=True)["log_loss"]
-    assert medido == pytest.approx(min(perdas), rel=1e-5)
-    decora = keras.optimizers.Adam(0.1)
-    de_novo, _, epocas = treina(tmp_path, modelo=cria(decora), epocas=50, paciencia=3)
-    assert epocas == [] and mesmos_pesos(modelo, de_novo), "quem já parou não continua"
-
-
-def test_uma_epoca_que_diverge_nunca_e_a_melhor(tmp_path):
-    explode = keras.optimizers.schedules.PiecewiseConstantDecay([12], [1e-3, 1e38])
-    modelo, retoma, _ = treina(tmp_path, modelo=cria(keras.optimizers.SGD(explode)))
-    assert np.isnan(retoma.historico[-1]["val_log_loss"]), "ou este teste não testa nada"
-    assert retoma.melhor_epoca <= 3 and np.isfinite(modelo.get_weights()[0]).all()
-
-
-@pytest.mark.parametrize(
-    "mudanca",
-    [{"l2": 1e-2}, {"congelada": True}, {"metade": 0.4}, {"semente": 2}, {"otimizador": "adam"}],
-)
-def test_outro_modelo_recomeca_e_o_de_antes_continua_guardado(inteiro, tmp_path, mudanca):
-    assert treina(tmp_path / "inteiro", modelo=cria(**mudanca), epocas=2)[2] == [0, 1]
-    assert treina(tmp_path / "inteiro", depende_de=["outras fotos"], epocas=1)[2] == [0]
-    modelo, retoma, epocas = treina(tmp_path / "inteiro")
-    assert epocas == [] and retoma.historico == inteiro[1].historico
-    assert mesmos_pesos(modelo, inteiro[0])
-
-
-@pytest.mark.parametrize("estraga", [lambda b: b[:-9], lambda b: b[:700] + b[701:]])
-def test_arquivo_danificado_recomeca(inteiro, tmp_path, estraga, capsys):
-    [arquivo] = (tmp_path / "inteiro").iterdir()
+@pytest.mark.parametrize("estraga", [lambda b: b[:-9], lambda b: b[:900] + b[901:], lambda b: b""])
+def test_uma_epoca_danificada_e_percebida_e_refeita(tmp_path, capsys, estraga):
+    inteiro, antes = ajusta(tmp_path, epochs=3), guardadas(tmp_path)
+    [arquivo] = tmp_path.glob("*-001.npz")
     arquivo.write_bytes(estraga(arquivo.read_bytes()))
-    modelo, _, epocas = treina(tmp_path / "inteiro")
-    assert epocas == list(range(6)) and mesmos_pesos(modelo, inteiro[0])
-    assert "não serve" in capsys.readouterr().out
+    assert iguais(ajusta(tmp_path, epochs=3), inteiro)
+    assert f"{arquivo.name} não serve" in capsys.readouterr().out
+    assert len(guardadas(tmp_path) & antes) == 1, "a primeira serviu; as outras vêm depois"
 
 
-def test_uma_linha_mudada_no_modulo_refaz_o_treino_e_a_validacao_cruzada(
-    inteiro, tmp_path, monkeypatch
-):
-    rotulos = RNG.integers(0, 2, 60)
-    vetores = RNG.normal(size=(60, 4))
-    treino.validacao_cruzada(vetores, rotulos, 0, tmp_path)
-    monkeypatch.setattr(treino, "fontes", lambda *modulos: ["outro código"])
-    assert treina(tmp_path / "inteiro", epocas=1)[2] == [0]
-    treino.validacao_cruzada(vetores, rotulos, 0, tmp_path)
-    assert len(list(tmp_path.glob("validacao_cruzada-*"))) == 2
+def sem_fim():
+    while True:
+        yield X[:16], Y[:16]
 
 
-# Misturar
+FORMATO = (tf.TensorSpec((16, 8)), tf.TensorSpec((16, 1)))
+NAO_FICAM = {
+    "um gerador": sem_fim,
+    "um tf.data sem fim": lambda: em_lotes().repeat(),
+    "outro": lambda: tf.data.Dataset.from_generator(sem_fim, output_signature=FORMATO),
+    "um PyDataset sem fim": lambda: Lotes(fim=None),
+    "épocas que continuam a anterior": em_lotes,
+}
 
 
-@pytest.mark.parametrize("parte", [0, 0.5, 1])
-def test_a_mistura_vai_do_antes_ao_depois(parte):
-    modelo = cria()
-    antes, depois = modelo.get_weights(), cria(semente=2).get_weights()
-    treino.mistura(modelo, antes, depois, parte)
-    for peso, a, d in zip(modelo.get_weights(), antes, depois, strict=True):
-        np.testing.assert_allclose(peso, a + parte * (d - a), atol=1e-7)
-
-
-# Validar com todas as fotos
-
-
-def test_cada_foto_e_avaliada_por_quem_nunca_a_viu(tmp_path):
-    """Com vetores e rótulos ao acaso, quem espiasse acertaria tudo; quem não espia, metade."""
-    ruido, rotulos = RNG.normal(size=(300, 600)).astype("float32"), RNG.integers(0, 2, 300)
-    assert LogisticRegression(max_iter=1000).fit(ruido, rotulos).score(ruido, rotulos) == 1
-    p = treino.validacao_cruzada(ruido, rotulos, 0, tmp_path)
-    assert p.shape == (300,) and abs(np.mean((p > 0.5) == rotulos) - 0.5) < 0.1
-
-
-def test_a_validacao_cruzada_fica_guardada_e_cada_p_e_da_sua_foto(tmp_path, monkeypatch):
-    rotulos = RNG.integers(0, 2, 100)
-    vetores = RNG.normal(size=(100, 4)) + 9 * rotulos[:, np.newaxis]
-    p = treino.validacao_cruzada(vetores, rotulos, 0, tmp_path)
-    assert np.array_equal(p > 0.5, rotulos)
-    outra = treino.validacao_cruzada(vetores, rotulos, 1, tmp_path)
-    assert not np.array_equal(p, outra) and len(list(tmp_path.iterdir())) == 2
-    monkeypatch.setattr(treino, "cross_val_predict", lambda *a, **k: pytest.fail("calculou"))
-    assert np.array_equal(p, treino.validacao_cruzada(vetores, rotulos, 0, tmp_path))
-
-
-def test_a_cabeca_do_keras_e_a_regressao_logistica_sao_a_mesma_conta(amostra, backbone, tmp_path):
-    """A `Dense(1, sigmoid)` com L2(λ), levada até convergir, e o scikit-learn com C = 1/(2λn)."""
-    fotos, regularizacao = dados.lista(amostra, 600), 1e-3
-    corte = backbones.acha_corte(backbone)
-    vetores = caracteristicas.extrai(
-        *(amostra, fotos, redimensiona_img, backbone, corte, "auto", tmp_path)
-    ).vetores
-    rotulos = fotos["rotulo"].to_numpy()
-    C = 1 / (2 * regularizacao * len(rotulos))
-    gemea = LogisticRegression(C=C, max_iter=5000, tol=1e-6).fit(vetores, rotulos)
-    cabeca = keras.Sequential([keras.Input((vetores.shape[1],))])
-    cabeca.add(layers.Dense(1, "sigmoid", kernel_regularizer=L2(regularizacao)))
-    ritmo = keras.optimizers.schedules.CosineDecay(0.02, 800)
-    cabeca.compile(keras.optimizers.Adam(ritmo), loss="binary_crossentropy")
-    todas = tf.data.Dataset.from_tensors((vetores, rotulos[:, np.newaxis]))
-    cabeca.fit(todas.repeat(800), verbose=0)  # cada passo, com todas as fotos
-    p, p_gemea = cabeca.predict(vetores, verbose=0)[:, 0], gemea.predict_proba(vetores)[:, 1]
-    assert np.mean((p > 0.5) == (p_gemea > 0.5)) >= 0.995
-    assert np.abs(p - p_gemea).max() < 0.02
+@pytest.mark.parametrize("nome", NAO_FICAM)
+def test_o_que_nao_se_pode_retomar_treina_sem_ser_guardado_e_isto_e_dito(nome, tmp_path, capsys):
+    passos = {"steps_per_epoch": 2, "epochs": 2}
+    feito = ajusta(tmp_path, **de(NAO_FICAM[nome]()) | passos)
+    dito = capsys.readouterr().out
+    assert dito.startswith("Este treino não fica guardado: ") and dito.count("\n") == 1
+    assert not guardadas(tmp_path) and iguais(feito, ajusta(None, **de(NAO_FICAM[nome]()) | passos))

@@ -1,0 +1,161 @@
+"""A pasta MODELOS: uma execução aparece inteira ou não aparece, e limpar não tira o que se usa."""
+
+import itertools
+import json
+import os
+import shutil
+import threading
+import zipfile
+
+import filelock
+import keras
+import numpy as np
+import pytest
+
+from detector import arquivos, entrega, metricas
+from detector.erros import ErroClaro
+
+EXPORTADO = "detector_dogs_cats.onnx"
+
+
+def publica(pasta, nome, *mais):
+    """Publica em `pasta` uma execução em que todo arquivo, e os de `mais`, diz `nome`."""
+    rascunho = entrega.rascunho()
+    for arquivo in (entrega.MODELO, "suspeitas.csv", *mais):
+        (rascunho / arquivo).write_text(nome)
+    arquivos.guarda_arrays(rascunho / entrega.DO_CLASSIFICADOR, nome)
+    medidas = metricas.Medidas()
+    medidas["teste"] = {"acuracia": 0.9}
+    entrega.publica(rascunho, pasta, medidas)
+    shutil.rmtree(rascunho)
+
+
+def entregue(pasta):
+    """{arquivo: a execução de que ele é}, depois que alguém abriu a pasta."""
+    modelo, extras = entrega.acha_modelo(pasta)
+    de_quem = {a.name: a.read_text() for a in pasta.iterdir() if a.suffix in (".csv", ".onnx")}
+    medidas = json.loads((pasta / "metricas.json").read_text())
+    assert medidas["acuracia"] == medidas["teste"]["acuracia"] == 0.9
+    de_quem |= {"metricas.json": medidas["modelo"], modelo.name: modelo.read_text()}
+    with np.load(extras) as npz:
+        return de_quem | {extras.name: str(npz["digest"])}
+
+
+def morre_no_passo(passo, faz):
+    """Faz, num processo que morre antes de mexer pela `passo`-ésima vez no disco; True se acaba."""
+    filho = os.fork()
+    if not filho:
+        passos = itertools.count()
+
+        def mortal(mexe):
+            return lambda *a, **k: os._exit(9) if next(passos) == passo else mexe(*a, **k)
+
+        for nome in ("replace", "rename", "unlink", "rmdir", "mkdir"):
+            setattr(os, nome, mortal(getattr(os, nome)))
+        try:
+            faz()
+            os._exit(0)
+        finally:
+            os._exit(1)
+    return os.waitstatus_to_exitcode(os.waitpid(filho, 0)[1]) == 0
+
+
+def test_morta_em_qualquer_passo_fica_a_execucao_de_antes_ou_a_nova_inteira(tmp_path):
+    """Dada uma execução publicada, quando a seguinte morre ao publicar, nunca há mistura.
+
+    O exportado que a seguinte não gerou é de outro modelo, e sai.
+    """
+    publica(tmp_path / "velha", "velha", EXPORTADO)
+    (tmp_path / "velha/notas.txt").write_text("da pessoa")
+    velha, vistas = entregue(tmp_path / "velha"), []
+    nova = dict.fromkeys(velha.keys() - {EXPORTADO}, "nova")
+    for passo in itertools.count():
+        pasta = shutil.copytree(tmp_path / "velha", tmp_path / str(passo))
+        acabou = morre_no_passo(passo, lambda pasta=pasta: publica(pasta, "nova"))
+        vistas.append(entregue(pasta))
+        assert vistas[-1] in (velha, nova) and (vistas[-1] == nova or not acabou)
+        publica(pasta, "seguinte")
+        assert set(entregue(pasta).values()) == {"seguinte"}, "o que sobrou não atrapalha"
+        assert (pasta / "notas.txt").exists()
+        if acabou:
+            break
+    assert vistas.count(velha) > 5 and vistas.count(nova) > 5, "morreu antes e depois de decidir"
+
+
+def test_a_publicacao_decidida_termina_mesmo_que_quem_a_acaba_morra_tambem(tmp_path):
+    publica(tmp_path, "velha")
+    passos = itertools.count()
+    while not (tmp_path / entrega.PUBLICANDO).is_dir():
+        assert not morre_no_passo(next(passos), lambda: publica(tmp_path, "nova"))
+    mortes = itertools.count()
+    while not morre_no_passo(next(mortes), lambda: entrega.completa(tmp_path)):
+        assert (tmp_path / entrega.PUBLICANDO).is_dir()
+    assert set(entregue(tmp_path).values()) == {"nova"} and next(mortes) > 2
+
+
+def test_duas_execucoes_que_publicam_juntas_nao_se_misturam(tmp_path):
+    publicam = [threading.Thread(target=publica, args=(tmp_path, nome)) for nome in "ab" * 4]
+    for acao in (threading.Thread.start, threading.Thread.join):
+        for execucao in publicam:
+            acao(execucao)
+    assert len(set(entregue(tmp_path).values())) == 1
+
+
+def test_quem_nao_pode_publicar_fica_sabendo_numa_frase(tmp_path, monkeypatch):
+    monkeypatch.setattr(entrega, "ESPERA", 0.1)
+    with filelock.FileLock(tmp_path / ".trava"), pytest.raises(ErroClaro, match="outra execução"):
+        publica(tmp_path, "nova")
+    (tmp_path / "suspeitas.csv").mkdir()  # o lugar está ocupado
+    with pytest.raises(ErroClaro, match=f"não consigo escrever em {tmp_path}"):
+        publica(tmp_path, "nova")
+    (tmp_path / "suspeitas.csv").rmdir()
+    assert set(entregue(tmp_path).values()) == {"nova"}, "estava decidido: só faltava o lugar"
+
+
+def test_pasta_em_que_nao_se_pode_gravar_e_dita_logo(tmp_path):
+    (tmp_path / "arquivo").write_text("não é uma pasta")
+    for pasta in ("/proc/modelos", tmp_path / "arquivo/modelos"):
+        with pytest.raises(ErroClaro, match=r"não consegui gravar .*mude MODELOS"):
+            entrega.abre_pasta(pasta)
+    assert entrega.abre_pasta(tmp_path / "a/b").is_dir()
+
+
+def test_o_modelo_gravado_nao_tem_as_opcoes_que_o_keras_mais_velho_recusa(tmp_path):
+    modelo = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2, name="d")])
+    modelo.save(tmp_path / "m.keras")
+    entrega.abre_em_qualquer_keras(tmp_path / "m.keras")
+    with zipfile.ZipFile(tmp_path / "m.keras") as gravado:
+        camadas = json.loads(gravado.read("config.json"))["config"]["layers"]
+    assert not {*entrega.NOVIDADES} & {opcao for c in camadas for opcao in c["config"]}
+    x = np.ones((1, 4), "float32")
+    assert np.array_equal(keras.models.load_model(tmp_path / "m.keras")(x), modelo(x))
+
+
+def test_limpar_so_apaga_o_que_a_ultima_execucao_nao_usou(tmp_path):
+    sobras = ["vetores-0123456789ab-000000.npz", "cabeca-0123456789ab-003.npz", ".incompleto-7-x"]
+    da_pessoa = ["minhas-notas.npz", "gatos.npz", "foto-0123456789ab.png"]
+    usado = "motor-0123456789ab.npz"
+    for nome in (*sobras, *da_pessoa, usado):
+        arquivos.guarda_arrays(tmp_path / nome, "certo", x=np.zeros(9))
+    publica(tmp_path, "ultima")
+    morre_no_passo(12, lambda: publica(tmp_path, "morta"))
+    [morta] = tmp_path.glob(".nova-*")
+    for arquivo in tmp_path.rglob("*"):
+        os.utime(arquivo, (1e9, 1e9))
+    (tmp_path / ".incompleto-8-y").write_text("de quem ainda grava")
+    arquivos.le_arrays(tmp_path / usado, "certo")
+    apagados = [*(tmp_path / nome for nome in sobras), *morta.iterdir()]
+    quantos, tamanho = len(apagados), sum(arquivo.stat().st_size for arquivo in apagados)
+    antes = set(tmp_path.rglob("*"))
+    assert entrega.limpa(tmp_path) == (quantos, tamanho)
+    assert antes - set(tmp_path.rglob("*")) == {*apagados, morta}
+    assert set(entregue(tmp_path).values()) == {"ultima"}
+
+
+@pytest.mark.parametrize("medidas", ["", "{}", "[]", '{"inicio": "ontem"}'])
+def test_sem_uma_execucao_completa_nada_e_apagado(tmp_path, medidas):
+    (tmp_path / "x-0123456789ab.npz").write_bytes(b"caro")
+    (tmp_path / "metricas.json").write_text(medidas)
+    with pytest.raises(ErroClaro, match="não há uma execução completa"):
+        entrega.limpa(tmp_path)
+    assert (tmp_path / "x-0123456789ab.npz").exists()

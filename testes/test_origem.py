@@ -1,0 +1,157 @@
+"""De onde vêm as fotos, e o que acontece quando o zip, a pasta, o disco ou a rede não ajudam."""
+
+import os
+import time
+import zipfile
+
+import numpy as np
+import PIL.Image
+import pytest
+import tensorflow as tf
+import tensorflow_datasets as tfds
+from conftest import RAIZ
+from tensorflow_datasets.image_classification import cats_vs_dogs
+
+from detector import ErroClaro, dados, origem
+
+
+def jpeg(semente, altura=40):
+    foto = np.random.default_rng(semente).integers(0, 256, (altura, 50, 3), dtype="uint8")
+    return tf.io.encode_jpeg(foto).numpy()
+
+
+def faz_zip(caminho, mais=(), classes=("Cat", "Dog")):
+    """Doze fotos de cada classe no formato do dataset, e `mais` (nome, conteúdo)."""
+    with zipfile.ZipFile(caminho, "w") as z:
+        for i in range(12 * len(classes)):
+            z.writestr(f"PetImages/{classes[i // 12]}/{i}.jpg", jpeg(i, 30 + i))
+        for nome, conteudo in mais:
+            z.writestr(nome, conteudo, zipfile.ZIP_DEFLATED)
+            z.filelist[-1].flag_bits |= "/104." in nome  # esta, com senha
+    return caminho
+
+
+def faz_pasta(pasta, classes=("gatos", "lobos"), quantas=11):
+    """Fotos lisas, cada uma de um cinza, que diz a classe e o número dela."""
+    for c, classe in enumerate(classes):
+        (pasta / classe).mkdir(parents=True)
+        for i in range(quantas):
+            foto = PIL.Image.new("RGB", (40, 30), (20 * i + 10 * c,) * 3)
+            foto.save(pasta / classe / f"{i}.png")
+    return pasta
+
+
+def test_sem_rede_a_amostra_vem_logo_e_diz_por_que(tmp_path, monkeypatch, capsys):
+    """E ela é o dataset de verdade em miniatura."""
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
+    monkeypatch.setenv("no_proxy", "")
+    inicio = time.monotonic()
+    builder = origem.abre("cats_vs_dogs", tmp_path)
+    assert time.monotonic() - inicio < 6 and builder.info.name == "cats_vs_dogs_amostra"
+    caixa = capsys.readouterr().out
+    assert "AMOSTRA EMBUTIDA" in caixa and "o proxy da rede recusou a conexão" in caixa
+    assert "2000 fotos; 0 = gato, 1 = cachorro" in caixa
+    verdade = cats_vs_dogs.CatsVsDogs().info
+    assert set(builder.info.features) == set(verdade.features)
+    assert builder.info.supervised_keys == verdade.supervised_keys
+
+
+def test_o_que_ja_esta_preparado_e_usado_e_restos_de_um_preparo_morto_nao(tmp_path, capsys):
+    pronta = tmp_path / "tfds/cats_vs_dogs/4.0.1"
+    resto = pronta.with_name("incomplete.ABC123_4.0.1")
+    for pasta in (pronta, resto):
+        pasta.mkdir(parents=True)
+        (pasta / "cats_vs_dogs-train.tfrecord-00000-of-00001").write_bytes(b"pela metade")
+    os.utime(resto, (0, 0))
+    for arquivo in (faz_zip(tmp_path / "f.zip"), tmp_path / "apagado.zip"):
+        builder = origem.abre("cats_vs_dogs", tmp_path / "tfds", arquivo)
+        assert len(dados.lista(builder)) == 24 and not resto.exists()
+        assert "24 fotos; 0 = gato, 1 = cachorro" in capsys.readouterr().out
+    (pronta / "dataset_info.json").write_text("{")
+    with pytest.raises(ErroClaro, match="danificados"):
+        origem.abre("cats_vs_dogs", tmp_path / "tfds")
+
+
+@pytest.mark.parametrize(
+    "dataset, data_dir, zip_, mensagem",
+    [
+        ("imagenet", "tfds", None, 'use "cats_vs_dogs", "amostra" ou uma pasta'),
+        ("cats_vs_dogs", "tfds", "nao-existe.zip", "nao-existe.zip não existe"),
+        ("cats_vs_dogs", "tfds", RAIZ / "LICENSE", "não é um zip inteiro"),
+        ("cats_vs_dogs", RAIZ / "LICENSE/tfds", "f.zip", "não consegui gravar.*mude DATA_DIR"),
+        ("cats_vs_dogs", "tfds", "so_gatos.zip", "só 0 fotos da classe dog"),
+        ("tres", "tfds", None, "encontrei 3: gatos, lobos, ursos"),
+        ("poucas", "tfds", None, "só 9 fotos da classe gatos"),
+    ],
+)
+def test_o_que_nao_serve_e_recusado_e_nao_deixa_dataset_pela_metade(
+    tmp_path, monkeypatch, dataset, data_dir, zip_, mensagem
+):
+    monkeypatch.chdir(tmp_path)
+    faz_zip(tmp_path / "so_gatos.zip", classes=["Cat"])
+    faz_pasta(tmp_path / "tres", ["gatos", "lobos", "ursos"], 1)
+    faz_pasta(tmp_path / "poucas", quantas=9)
+    for _ in range(2):
+        with pytest.raises(ErroClaro, match=mensagem):
+            origem.abre(dataset, data_dir, zip_)
+
+
+def test_o_zip_da_o_mesmo_que_o_builder_do_tfds_e_tfds_load_o_serve(tmp_path, capsys):
+    ruins = [(f"PetImages/Cat/{1000 + i}.jpg", b"?") for i in range(1738)]  # os que o TFDS exige
+    arquivo = faz_zip(tmp_path / "f.zip", ruins)
+
+    class Original(cats_vs_dogs.CatsVsDogs, skip_registration=True):
+        name = "cats_vs_dogs"
+
+        def _split_generators(self, dl_manager):
+            return {"train": self._generate_examples(dl_manager.iter_archive(arquivo))}
+
+    original = Original(data_dir=tmp_path / "original")
+    original.download_and_prepare()
+    nosso = origem.abre("cats_vs_dogs", tmp_path / "nosso", arquivo)
+    assert "Ficaram de fora 1738 arquivos" in capsys.readouterr().out
+    assert dados.lista(nosso).equals(dados.lista(original))
+    servido = tfds.load("cats_vs_dogs", split="train", data_dir=tmp_path / "nosso", download=False)
+    assert len(servido) == 24
+
+
+TAMANHO = (40).to_bytes(2, "big") + (50).to_bytes(2, "big")  # altura e largura, dentro do JPEG
+RUINS = {  # (conteúdo, motivo)
+    "Cat/100": (jpeg(1).replace(b"JFIF", b"XXXX"), "não tem o cabeçalho JFIF"),
+    "Cat/101": (jpeg(1)[:-200], "está danificada"),
+    "Cat/102": (jpeg(0).replace(TAMANHO, (60_000).to_bytes(2, "big") * 2), "tem pixels demais"),
+    "Dog/103": (bytes(50_000_001), "é grande demais"),
+    "Dog/12": (jpeg(1), "o nome se repete"),
+    "Dog/104": (jpeg(1), "tem senha"),
+}
+
+
+def test_foto_ruim_do_zip_fica_de_fora_e_e_dita(tmp_path, capsys):
+    """E o que está fora do lugar nem é olhado: nada se escreve fora de DATA_DIR."""
+    fora = [("../../PetImages/Cat/7.jpg", jpeg(2)), ("LEIAME.txt", b"oi")]
+    for metade in (list(RUINS)[:3], list(RUINS)[3:]):  # só se dizem as cinco primeiras
+        ruins = [(f"PetImages/{nome}.jpg", RUINS[nome][0]) for nome in metade]
+        arquivo = faz_zip(tmp_path / "f.zip", [*ruins, *fora])
+        builder = origem.abre("cats_vs_dogs", tmp_path / metade[0][:3], arquivo)
+        dito = capsys.readouterr().out
+        assert "Ficaram de fora 3 arquivos" in dito
+        assert builder.info.splits["train"].num_examples == 24
+        for nome in metade:
+            assert f"{nome}.jpg: {RUINS[nome][1]}" in dito
+    assert {p.name for p in tmp_path.iterdir()} == {"f.zip", "Cat", "Dog"}
+
+
+def test_uma_pasta_vira_dataset_e_muda_com_as_fotos(tmp_path, capsys):
+    pasta = faz_pasta(tmp_path / "bichos")
+    (pasta / "lobos/lista.txt").write_text("não é foto")
+    antes = origem.abre(pasta, tmp_path / "tfds")
+    assert "Ficaram de fora 1 arquivos: lobos/lista.txt" in capsys.readouterr().out
+    fotos, lidas = dados.lista(antes), dados.pega(dados.le, antes, range(22), prepara=None)
+    assert dados.classes(antes) == ["gatos", "lobos"]
+    for nome, rotulo, foto in zip(fotos["arquivo"], fotos["rotulo"], lidas, strict=True):
+        classe, i = nome.removesuffix(".png").split("/")
+        assert rotulo == ["gatos", "lobos"].index(classe)
+        assert np.abs(foto.astype(int) - 20 * int(i) - 10 * rotulo).max() <= 1
+    assert origem.abre(pasta, tmp_path / "tfds").info.name == antes.info.name
+    PIL.Image.new("RGB", (40, 30)).save(pasta / "gatos/3.png")
+    assert origem.abre(pasta, tmp_path / "tfds").info.name != antes.info.name
