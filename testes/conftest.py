@@ -131,6 +131,7 @@ def sessao(tmp_path_factory):
             dito = ""
             while (linha := servidor.stdout.readline()) and not linha.startswith(FIM):
                 dito += linha
+            assert linha, f"a sessão acabou antes ({servidor.wait()}): {dito[-3000:]}"
             return subprocess.CompletedProcess(pedidos, int(linha.removeprefix(FIM)), dito)
 
         yield roda

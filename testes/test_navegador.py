@@ -20,7 +20,6 @@ from roda_notebook import celulas
 
 import detector
 
-NAVEGADORES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 PREFERENCIAS = {
     "notebook-extension/tracker": {"windowingMode": "none"},  # na página, também o que não se vê
     "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
@@ -33,7 +32,8 @@ MINUTO = 60_000  # o Playwright conta em milissegundos
 @pytest.fixture(scope="module")
 def chromium():
     """O navegador do sistema. Sem nenhum, o teste é pulado e isso é dito; no CI, falha."""
-    if caminho := next(filter(None, map(shutil.which, NAVEGADORES)), None):
+    nomes = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+    if caminho := next(filter(None, map(shutil.which, nomes)), None):
         return caminho
     aviso = "SEM NAVEGADOR: não achei o Chromium nem o Chrome (sudo apt-get install chromium)"
     pytest.fail(aviso) if os.environ.get("CI") else pytest.skip(aviso)
@@ -48,9 +48,7 @@ def pasta(tmp_path_factory):
     for celula in (c for c in notebook["cells"] if c["cell_type"] == "code"):
         celula |= {"outputs": [], "execution_count": None}
         if "parameters" in celula["metadata"].get("tags", []):
-            celula["source"] += [
-                '\nDATASET, BACKBONE, MAX_IMAGENS = "amostra", "EfficientNetLite0", 60'
-            ]
+            celula["source"] += ['\nDATASET, MAX_IMAGENS = "amostra", 60']
     (pasta / NOTEBOOK.name).write_text(json.dumps(notebook), encoding="utf-8")
     return pasta
 
@@ -62,9 +60,7 @@ def servidor(chromium, pasta):
         arquivo = pasta / f"config/lab/user-settings/@jupyterlab/{nome}.jupyterlab-settings"
         arquivo.parent.mkdir(parents=True)
         arquivo.write_text(json.dumps(valores))
-    proprio = {
-        f"JUPYTER_{nome.upper()}_DIR": pasta / nome for nome in ("config", "data", "runtime")
-    }
+    proprio = {f"JUPYTER_{n.upper()}_DIR": pasta / n for n in ("config", "data", "runtime")}
     proprio |= {
         "no_proxy": "127.0.0.1,localhost",
         "JUPYTERLAB_SETTINGS_DIR": pasta / "config/lab/user-settings",
@@ -103,10 +99,8 @@ def celula(pagina, etiqueta):
 @pytest.fixture(scope="module")
 def pagina(chromium, servidor, pasta):
     """O notebook aberto no navegador, depois de Run > Run All Cells."""
-    [anuncio] = (pasta / "runtime").glob("jpserver-*.json")
-    endereco = "{url}lab/tree/{}?token={token}".format(
-        NOTEBOOK.name, **json.loads(anuncio.read_text())
-    )
+    anuncio = json.loads(next((pasta / "runtime").glob("jpserver-*.json")).read_text())
+    endereco = f"{anuncio['url']}lab/tree/{NOTEBOOK.name}?token={anuncio['token']}"
     with sync_playwright() as playwright:
         navegador = playwright.chromium.launch(
             executable_path=chromium, args=["--no-proxy-server", "--no-sandbox"]
@@ -136,6 +130,11 @@ def de_png(conteudo):
     return np.asarray(PIL.Image.open(io.BytesIO(conteudo)).convert("RGB"))
 
 
+def figuras_nao_brancas(lugar):
+    fontes = (figura.get_attribute("src") for figura in lugar.locator("img").all())
+    return sum(de_png(base64.b64decode(f.split(",")[1])).std() > 10 for f in fontes)
+
+
 def escolhe(pagina, menu, opcao):
     pagina.get_by_role("menuitem", name=menu, exact=True).click()
     pagina.get_by_role("menuitem", name=opcao, exact=True).click()
@@ -151,9 +150,9 @@ def envia(pagina, arquivos):
     return celula(pagina, "botao").locator(".widget-output")
 
 
-def grava_tela(nome, *pedacos):
-    """Vê se há algo na tela; com GRAVA_TELAS, grava em imagens/ os pedaços, um embaixo do outro."""
-    tela = np.vstack([de_png(pedaco) for pedaco in pedacos])
+def grava_tela(nome, captura):
+    """Vê se há algo na tela; com GRAVA_TELAS, grava em imagens/ o que se vê."""
+    tela = de_png(captura)
     assert 200 <= tela.shape[0] <= 1200 and 900 <= tela.shape[1] <= 1200 and tela.std() > 10
     if os.environ.get("GRAVA_TELAS"):
         PIL.Image.fromarray(tela).save(RAIZ / "imagens" / nome, optimize=True)
@@ -161,9 +160,7 @@ def grava_tela(nome, *pedacos):
 
 def test_todas_as_celulas_rodam_sem_erro_nem_aviso(pagina):
     assert pagina.locator(ERROS).all_inner_texts() == []
-    figuras = pagina.locator(".jp-OutputArea-output img").all()
-    imagens = [de_png(base64.b64decode(f.get_attribute("src").split(",")[1])) for f in figuras]
-    assert len(imagens) == FIGURAS and all(imagem.std() > 10 for imagem in imagens)
+    assert figuras_nao_brancas(pagina.locator(".jp-OutputArea-output")) == FIGURAS
 
 
 def test_as_bibliotecas_e_as_versoes_aparecem(pagina):
@@ -180,9 +177,7 @@ def test_varias_fotos_pelo_botao_e_um_arquivo_que_nao_e_foto(pagina, pasta, foto
         expect(resposta).to_contain_text(f"{nome}:", timeout=MINUTO)
         expect(resposta).to_contain_text(str(classifica(foto)), timeout=MINUTO)
     expect(resposta).to_contain_text("texto.jpg não é uma foto")
-    figuras = resposta.locator("img").all()
-    imagens = [de_png(base64.b64decode(f.get_attribute("src").split(",")[1])) for f in figuras]
-    assert len(imagens) == len(fotos) and all(imagem.std() > 10 for imagem in imagens)
+    assert figuras_nao_brancas(resposta) == len(fotos)
 
 
 def test_uma_foto_pelo_botao(pagina, fotos):

@@ -47,10 +47,11 @@ MORTES = [
     ("mata", "teste", 0.5),
     ("mata-gravando", "metricas.json", 1),
 ]
-# Cada passo de publicar: o que ainda não entrou no lugar, ou não saiu; e que execução fica.
+# Cada passo de publicar: o que vai entrar no lugar, ou sair dele, a vez, e que execução fica.
 AO_PUBLICAR = [
-    *((nome, 1, "a velha") for nome in (*PUBLICADOS, ".lista.json", ".publicando")),
-    *((nome, 2, "a nova") for nome in (*PUBLICADOS, ".lista.json", ".publicando")),
+    (nome, vez + (nome == "metricas.json"), fica)  # metricas.json entra antes no rascunho
+    for vez, fica in ((1, "a velha"), (2, "a nova"))
+    for nome in (*PUBLICADOS, ".lista.json", ".publicando")
 ]
 DANOS = {  # o que sobra de um arquivo, e de outro do mesmo tipo
     "um bit trocado": lambda dados, outro: _troca_um_bit(dados),
@@ -69,7 +70,7 @@ INTERRUPCOES = {  # etiqueta da célula: segundos até o Ctrl-C
 
 def _troca_um_bit(dados):
     meio = len(dados) // 2
-    return dados[:meio] + bytes(b ^ 1 for b in dados[meio : meio + 1]) + dados[meio + 1 :]
+    return b"%s%c%s" % (dados[:meio], dados[meio] ^ 1, dados[meio + 1 :])
 
 
 def test_a_tabela_diz_quando_os_resultados_nao_sao_os_mesmos(pronto, tmp_path):
@@ -108,9 +109,8 @@ def test_morto_a_qualquer_momento_continua_de_onde_parou(sessao, tmp_path, regis
     passos = [float(s) for s in re.findall(r"<(\S+) s: ", ultima.stdout)]
     perdido = f"no máximo {max(perdidos)} parte ou época de cada vez, ou {max(passos):.1f} s"
     registra("kill -9", tmp_path, len(MORTES), len(MORTES) - refeitos, perdido)
-    assert (
-        prontos(tmp_path) == antes and not refeitos and not metricas(tmp_path)["imagens_extraidas"]
-    )
+    assert not refeitos and prontos(tmp_path) == antes
+    assert not metricas(tmp_path)["imagens_extraidas"]
     assert max(perdidos) == 1 and "não serve" not in ultima.stdout
     # Prometemos 10 s; o dobro, porque aqui outro teste pode estar usando metade da máquina.
     assert max(passos) < 20, passos
@@ -135,7 +135,6 @@ CLASSES = medidas["classes"]
         modelos.mkdir()
         for velho in (*PUBLICADOS, "detector_dogs_cats.onnx"):
             (modelos / velho).write_text("da execução velha")
-        vez += nome == "metricas.json"  # a primeira vez é no rascunho
         opcoes = {"pula": [*so_publica], "depois": {"comeca": rascunho}}
         morta = sessao(modelos, ("mata-gravando", nome, vez), **opcoes)
         assert morta.returncode == -9, (nome, morta.stdout[-3000:])
@@ -231,8 +230,7 @@ def test_duas_ao_mesmo_tempo_terminam_com_arquivos_que_combinam(sessao, pronto, 
     assert medidas["suspeitas"] == len(pd.read_csv(tmp_path / "suspeitas.csv"))
     execucao = termina(sessao(tmp_path, **RAPIDO))
     extraidas = metricas(tmp_path)["imagens_extraidas"]
-    perdido = f"{extraidas} fotos extraídas de novo"
-    registra("duas ao mesmo tempo", tmp_path, 2, certas, perdido)
+    registra("duas ao mesmo tempo", tmp_path, 2, certas, f"{extraidas} fotos extraídas de novo")
     assert certas == 2 and "não serve" not in execucao.stdout and not extraidas
 
 
