@@ -94,7 +94,10 @@ class Retoma:
         compilado["optimizer"]["config"].pop("name", None)  # "adam_1": o Keras numera como quer
         passado = modelo._compile_config.config  # com as próprias funções, e não só os nomes delas
         funcoes = [_resumo(passado.get(nome)) for nome in ("loss", "metrics", "weighted_metrics")]
-        receita = [_rede(modelo), compilado, funcoes]
+        try:
+            receita = [_rede(modelo), compilado, funcoes]
+        except NotImplementedError as erro:
+            raise NaoSeResumeError("há no modelo uma camada sem get_config") from erro
         resto = {k: _resumo(v) for k, v in pedido.items() if k not in NAO_MUDAM_O_TREINO}
         versoes = [keras.__version__, tf.__version__, *fontes(sys.modules[__name__])]
         variaveis = [*modelo.variables, *modelo.optimizer.variables]
@@ -194,7 +197,11 @@ def _resumo(valor: Any) -> Any:
     raise NaoSeResumeError(f"não sei resumir {type(valor).__name__}")
 
 
-@_resumo.register(type(None) | bool | int | float | str)
+@_resumo.register(type(None))
+@_resumo.register(bool)
+@_resumo.register(int)
+@_resumo.register(float)
+@_resumo.register(str)
 def _(valor):
     return valor
 
@@ -209,7 +216,8 @@ def _(valor: dict):
     return [[str(chave), _resumo(item)] for chave, item in valor.items()]
 
 
-@_resumo.register(list | tuple)
+@_resumo.register(list)
+@_resumo.register(tuple)
 def _(valor):
     return [_resumo(item) for item in valor]
 
