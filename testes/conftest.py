@@ -27,7 +27,7 @@ SEM_REDE = {nome: "http://127.0.0.1:9" for nome in ("http_proxy", "https_proxy",
 PARAMETROS = {"DATASET": "amostra", "BACKBONE": "EfficientNetLite0"}
 POUCAS = {"MAX_IMAGENS": 60, "EPOCAS": 8}
 # Células que só mostram, e as lições: quem as pula chega ao mesmo modelo, mais depressa.
-SO_MOSTRAM = ["passos", "licao_lote", "lotes", "licao_horas", "licao_normalizacao"]
+SO_MOSTRAM = ["passos", "licao_lote", "lotes", "licao_normalizacao"]
 SO_MOSTRAM += ["curvas", "confusao", "onde_olhou", "mostra_suspeitas", "botao"]
 
 
