@@ -19,7 +19,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from detector.arquivos import SIMPLES, de_fora, digesto, fontes, guarda_arrays, le_arrays
+from detector.arquivos import de_fora, digesto, fontes, guarda_arrays, le_arrays
 
 NAO_MUDAM_O_TREINO = ("epochs", "verbose")
 
@@ -44,7 +44,8 @@ class Retoma:
     def fit(self, *args, **opcoes) -> keras.callbacks.History:
         """O `modelo.fit`, com os mesmos argumentos; devolve a história de todas as épocas.
 
-        O que vem de um gerador, ou de dados sem fim, treina sem ser guardado, e isto é dito.
+        O que vem de um gerador, de dados sem fim ou de dados que mudam a cada passagem treina sem
+        ser guardado, e isto é dito.
         """
         pedido = inspect.signature(self.modelo.fit).bind(*args, **opcoes)
         pedido.apply_defaults()
@@ -54,34 +55,22 @@ class Retoma:
         except NaoSeResumeError as erro:
             print(f"Este treino não fica guardado: {erro}.")
             return self.modelo.fit(*args, **opcoes)
-        inicio, fim = pedido["initial_epoch"], pedido["epochs"]
-        feitas = epocas.feitas(inicio, fim)
+        feitas = epocas.feitas(pedido["initial_epoch"], pedido["epochs"])
         if feitas:
             print(f"De {self.pasta.name}/ vieram {len(feitas)} épocas deste treino.")
-        guarda = _Guarda(epocas, feitas)
-        chamados = keras.callbacks.CallbackList(
-            [*_lista(pedido["callbacks"]), keras.callbacks.History(), guarda],
-            add_history=True,  # quer dizer: deixa em modelo.history a que está na lista
-            add_progbar=pedido["verbose"] != 0,
-            verbose=0 if pedido["verbose"] == 0 else 1,
-            epochs=fim,
-            steps=None,
-            model=self.modelo,
-        )
-        guarda.ouvem = chamados.callbacks
+            pedido["initial_epoch"] += len(feitas)
+            if feitas[-1]["parou"]:
+                pedido["epochs"] = pedido["initial_epoch"]
+        chamados = [*_lista(pedido["callbacks"]), keras.callbacks.History()]
+        pedido["callbacks"] = [*chamados, _Guarda(epocas, feitas, chamados)]
         antes = epocas.estado()
         try:
-            if len(feitas) == fim - inicio or (feitas and feitas[-1]["parou"]):
-                chamados.on_train_begin()
-                self.modelo.optimizer.finalize_variable_values(self.modelo.trainable_variables)
-                chamados.on_train_end()
-            else:
-                pedido |= {"callbacks": chamados, "initial_epoch": inicio + len(feitas)}
-                self.modelo.fit(**pedido)
+            return self.modelo.fit(**pedido)
         except BaseException:
             epocas.poe(antes)
+            # Um tf.function interrompido enquanto era montado não serve mais: o Keras faz outro.
+            self.modelo.train_function = self.modelo.test_function = None
             raise
-        return self.modelo.history
 
     def _epocas(self, pedido: dict) -> "_Epocas":
         modelo = self.modelo
@@ -90,18 +79,17 @@ class Retoma:
         if pedido["steps_per_epoch"] or pedido["validation_steps"]:
             raise NaoSeResumeError("com um número de passos por época, os dados podem não ter fim")
         modelo.optimizer.build(modelo.trainable_variables)
-        compilado = modelo.get_compile_config()
-        compilado["optimizer"]["config"].pop("name", None)  # "adam_1": o Keras numera como quer
         passado = modelo._compile_config.config  # com as próprias funções, e não só os nomes delas
-        funcoes = [_resumo(passado.get(nome)) for nome in ("loss", "metrics", "weighted_metrics")]
         try:
-            receita = [_rede(modelo), compilado, funcoes]
+            rede = _rede(modelo)
         except NotImplementedError as erro:
             raise NaoSeResumeError("há no modelo uma camada sem get_config") from erro
-        resto = {k: _resumo(v) for k, v in pedido.items() if k not in NAO_MUDAM_O_TREINO}
+        funcoes = {nome: passado.get(nome) for nome in ("loss", "metrics", "weighted_metrics")}
+        resto = {k: v for k, v in pedido.items() if k not in NAO_MUDAM_O_TREINO}
         versoes = [keras.__version__, tf.__version__, *fontes(sys.modules[__name__])]
         variaveis = [*modelo.variables, *modelo.optimizer.variables]
-        digest = digesto(receita, resto, versoes, [variavel.numpy() for variavel in variaveis])
+        valores = [variavel.numpy() for variavel in variaveis]
+        digest = digesto(rede, _resumo([funcoes, resto]), versoes, valores)
         nome = re.sub(r"\W", "_", re.sub(r"_\d+$", "", modelo.name))  # "sequential_4" conta modelos
         return _Epocas(self.pasta, f"{nome}-{digest}", variaveis)
 
@@ -144,25 +132,23 @@ class _Epocas:
 
 
 class _Guarda(keras.callbacks.Callback):
-    """O último dos callbacks da pessoa: mostra aos outros as épocas guardadas e guarda as novas."""
+    """O último dos callbacks: mostra aos outros as épocas guardadas e guarda as novas."""
 
-    def __init__(self, epocas: _Epocas, feitas: list[dict]):
+    def __init__(self, epocas: _Epocas, feitas: list[dict], ouvem: list):
         super().__init__()
-        self.epocas, self.feitas, self.ouvem = epocas, feitas, []
+        self.epocas, self.feitas, self.ouvem = epocas, feitas, ouvem
 
     def on_train_begin(self, logs=None):
         """Repete cada época, com os pesos que o modelo tinha nela.
 
         Assim o EarlyStopping, por exemplo, lembra qual foi a melhor e há quanto tempo.
         """
-        sem_barra = (keras.callbacks.ProgbarLogger, _Guarda)
-        ouvem = [callback for callback in self.ouvem if not isinstance(callback, sem_barra)]
         for feita in self.feitas:
             epoca, estado = feita["epoca"], self.epocas.no_fim_de(feita["epoca"])
-            for callback in ouvem:
+            for callback in self.ouvem:
                 callback.on_epoch_begin(epoca)
             self.epocas.poe(estado)
-            for callback in ouvem:
+            for callback in self.ouvem:
                 callback.on_epoch_end(epoca, dict(feita["logs"]))
             self.epocas.poe(estado)  # um callback, como o que muda a taxa, já está contado nele
 
@@ -185,13 +171,10 @@ def _resumo(valor: Any) -> Any:
         return _dos_dados(valor)
     if callable(valor) and hasattr(valor, "__code__"):
         cercam = dict(inspect.getclosurevars(valor).nonlocals)
-        return [_codigo(valor), _resumo([cercam, de_fora(valor), valor.__defaults__])]
+        dono = getattr(valor, "__self__", None)  # o objeto de que um método é
+        return [_codigo(valor), _resumo([cercam, de_fora(valor), valor.__defaults__, dono])]
     if isinstance(valor, keras.callbacks.Callback):
-        opcoes = inspect.signature(type(valor).__init__).parameters
-        opcoes = {nome: _resumo(getattr(valor, nome, None)) for nome in [*opcoes][1:]}
-        if codigo := _codigo(type(valor)):  # o da pessoa pode guardar a opção com outro nome
-            opcoes |= {k: v for k, v in vars(valor).items() if isinstance(v, SIMPLES)}
-        return [type(valor).__qualname__, codigo, opcoes]
+        return [type(valor).__qualname__, *_do_callback(valor)]
     if hasattr(valor, "get_config"):
         return [type(valor).__qualname__, _codigo(type(valor)), str(valor.get_config())]
     raise NaoSeResumeError(f"não sei resumir {type(valor).__name__}")
@@ -222,13 +205,31 @@ def _(valor):
     return [_resumo(item) for item in valor]
 
 
+def _do_callback(callback: keras.callbacks.Callback) -> list:
+    """As opções com que foi criado; de um que a pessoa escreveu, o código e tudo o que guarda."""
+    if codigo := _codigo(type(callback)):
+        do_treino = ("validation_data", "_model", "params")  # o Keras os põe ao começar
+        return [codigo, _resumo({k: v for k, v in vars(callback).items() if k not in do_treino})]
+    nomes = [*inspect.signature(type(callback).__init__).parameters][1:]
+    opcoes = {nome: getattr(callback, nome, None) for nome in nomes}
+    if opcoes.get("min_delta"):
+        opcoes["min_delta"] = abs(opcoes["min_delta"])  # o Keras lhe troca o sinal ao começar
+    return [_resumo(opcoes)]
+
+
 def _dos_dados(dados: tf.data.Dataset | keras.utils.PyDataset) -> str:
     """Resume o que os dados entregam, passando por eles uma vez: só assim um `.map` é percebido."""
+    resumos = [_do_lote(lote) for lote in _lotes(dados)]
+    if resumos and _do_lote(next(_lotes(dados))) != resumos[0]:
+        raise NaoSeResumeError("os dados mudam, ou trocam de ordem, a cada passagem")
+    return digesto(resumos)
+
+
+def _do_lote(lote: Any) -> str:
     resumo = hashlib.blake2b()
-    for lote in _lotes(dados):
-        for array in map(np.asarray, keras.tree.flatten(lote)):
-            resumo.update(f"{array.dtype.str}{array.shape}".encode())
-            resumo.update(np.ascontiguousarray(array))
+    for array in map(np.asarray, keras.tree.flatten(lote)):
+        resumo.update(f"{array.dtype.str}{array.shape}".encode())
+        resumo.update(np.ascontiguousarray(array))
     return resumo.hexdigest()
 
 
@@ -253,23 +254,21 @@ def _codigo(de_que: Any) -> str:
         raise NaoSeResumeError(f"não encontro o código de {de_que.__qualname__}") from erro
 
 
-def _rede(modelo: keras.Model) -> list:
-    """O código e as opções de cada camada, se ela treina, e quem se liga a quem."""
-    camadas = [[type(modelo).__name__, _codigo(type(modelo))]]
-    for camada in modelo.layers:
-        opcoes = {nome: valor for nome, valor in camada.get_config().items() if nome != "name"}
-        e_rede = isinstance(camada, keras.Model)
-        dentro = _rede(camada) if e_rede else [_codigo(type(camada)), opcoes]
-        camadas.append([type(camada).__name__, camada.trainable, dentro])
-    config = modelo.get_config()
-    ligacoes = json.dumps(config, sort_keys=True, default=str)
-    for i, nome in enumerate(_nomes(config)):  # "dense_3": o Keras numera como quer
-        ligacoes = ligacoes.replace(f'"{nome}"', f'"nome {i}"')
-    return [*camadas, re.sub(r'"shared_object_id": \d+', "", ligacoes)]
+def _rede(modelo: keras.Model) -> str:
+    """Cada rede e camada, com o código e as opções; e quem se liga a quem, a perda e o otimizador.
+
+    Os nomes não contam: o Keras os numera como quer, e "dense_3" hoje é "dense" amanhã.
+    """
+    descrito = [[_codigo(type(c)), c.trainable, c.get_config()] for c in _camadas(modelo)]
+    descrito.append(modelo.get_compile_config())
+    texto = json.dumps(descrito, sort_keys=True, default=str)
+    texto = re.sub(r'"shared_object_id": \d+', "", texto)
+    for i, nome in enumerate(dict.fromkeys(re.findall(r'"name": "(.*?)"', texto))):
+        texto = texto.replace(f'"{nome}"', f'"nome {i}"')
+    return texto
 
 
-def _nomes(config: dict) -> Iterator[str]:
-    """O nome de uma rede, o de cada operação dela e os das redes que há dentro."""
-    yield config.get("name", "")
-    for operacao in config.get("layers", []):
-        yield from _nomes(operacao["config"] if isinstance(operacao, dict) else {})
+def _camadas(camada: keras.layers.Layer) -> Iterator[keras.layers.Layer]:
+    yield camada
+    for dentro in getattr(camada, "layers", []):
+        yield from _camadas(dentro)

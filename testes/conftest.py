@@ -27,7 +27,7 @@ SEM_REDE = {nome: "http://127.0.0.1:9" for nome in ("http_proxy", "https_proxy",
 PARAMETROS = {"DATASET": "amostra", "BACKBONE": "EfficientNetLite0"}
 POUCAS = {"MAX_IMAGENS": 60, "EPOCAS": 8}
 # Células que só mostram, e as lições: quem as pula chega ao mesmo modelo, mais depressa.
-SO_MOSTRAM = ["passos", "licao_lote", "lotes", "licao_normalizacao"]
+SO_MOSTRAM = ["passos", "licao_lote", "lotes", "licao_horas", "licao_normalizacao"]
 SO_MOSTRAM += ["curvas", "confusao", "onde_olhou", "mostra_suspeitas", "botao"]
 
 
@@ -164,7 +164,8 @@ def pronto(tmp_path_factory):
 
 def _arquivos_do_projeto():
     """{(caminho, data)} do que não é oculto."""
-    caminhos = (p for p in RAIZ.rglob("*") if p.is_file() and "__pycache__" not in p.parts)
+    nao_contam = ("*.pyc", "*.log", "*.txt")  # um log pode ser o destes testes
+    caminhos = (p for p in RAIZ.rglob("*") if p.is_file() and not any(map(p.match, nao_contam)))
     visiveis = (p for p in caminhos if not any(n[0] == "." for n in p.relative_to(RAIZ).parts))
     return {(str(caminho), caminho.stat().st_mtime_ns) for caminho in visiveis}
 

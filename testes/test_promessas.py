@@ -73,16 +73,6 @@ def _troca_um_bit(dados):
     return b"%s%c%s" % (dados[:meio], dados[meio] ^ 1, dados[meio + 1 :])
 
 
-def test_a_tabela_diz_quando_os_resultados_nao_sao_os_mesmos(pronto, tmp_path):
-    """Dada uma medida diferente no último algarismo, a linha da tabela não diz que sobreviveu."""
-    medidas = metricas(pronto)
-    for outra, iguais in ((medidas["log_loss"], True), (medidas["log_loss"] + 1e-12, False)):
-        (tmp_path / "metricas.json").write_text(json.dumps(medidas | {"log_loss": outra}))
-        linha = linha_da_tabela("promessa", (tmp_path, pronto), 3, 2, None)
-        assert linha["mesmos_resultados"] is iguais and linha["fotos"] == 60
-        assert (linha["tentativas"], linha["sobreviveu"]) == (3, 2)
-
-
 def prontos(modelos):
     """{arquivo: número no disco} de cada parte, época e motor que já estão prontos.
 
@@ -114,6 +104,16 @@ def test_morto_a_qualquer_momento_continua_de_onde_parou(sessao, tmp_path, regis
     assert max(perdidos) == 1 and "não serve" not in ultima.stdout
     # Prometemos 10 s; o dobro, porque aqui outro teste pode estar usando metade da máquina.
     assert max(passos) < 20, passos
+
+
+def test_a_tabela_diz_quando_os_resultados_nao_sao_os_mesmos(pronto, tmp_path):
+    """Dada uma medida diferente no último algarismo, a linha da tabela não diz que sobreviveu."""
+    medidas = metricas(pronto)
+    for outra, iguais in ((medidas["log_loss"], True), (medidas["log_loss"] + 1e-12, False)):
+        (tmp_path / "metricas.json").write_text(json.dumps(medidas | {"log_loss": outra}))
+        linha = linha_da_tabela("promessa", (tmp_path, pronto), 3, 2, None)
+        assert linha["mesmos_resultados"] is iguais and linha["fotos"] == 60
+        assert (linha["tentativas"], linha["sobreviveu"]) == (3, 2)
 
 
 def test_morto_ao_publicar_deixa_a_execucao_velha_ou_a_nova_inteira(

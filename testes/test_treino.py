@@ -121,6 +121,16 @@ class Esconde(keras.callbacks.Callback):
         super().__init__()
         self._a_opcao = opcao
 
+    def ritmo(self, epoca):
+        return TAXA / self._a_opcao[0]
+
+
+def compilada_dentro():
+    """Uma cabeça que já tinha o seu otimizador, com o nome que o Keras lhe deu, dentro de outra."""
+    cabeca = em_fila()
+    cabeca.compile("adam", "mse")
+    return keras.Sequential([keras.Input((8,)), layers.Dense(8), cabeca])
+
 
 class Anota(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
@@ -155,7 +165,8 @@ MUDANCAS = {  # o que muda de n = 1 para n = 2
     "a paciência": lambda n, ed: com(EarlyStopping("loss", patience=n)),
     "mais um callback": lambda n, ed: com(*[EarlyStopping("loss")] * (n - 1)),
     "o código do callback": lambda n, ed: com(ed(Anota, n)()),
-    "a opção que o callback esconde": lambda n, ed: com(Esconde(n)),
+    "a opção que o callback esconde": lambda n, ed: com(Esconde([n])),
+    "o objeto de que um método é": lambda n, ed: com(LearningRateScheduler(Esconde([n]).ritmo)),
     "o que a função traz consigo": lambda n, ed: com(LearningRateScheduler(lambda e, lr: lr / n)),
     "o padrão de um argumento": lambda n, ed: com(LearningRateScheduler(lambda e, lr=0.1 / n: lr)),
     "a constante que a função usa": lambda n, ed: com(LearningRateScheduler(ed(ritmo, n))),
@@ -191,6 +202,7 @@ IGUAIS = {
     "tf.data": lambda: de(em_lotes()) | {"validation_data": em_lotes()} | no(Rede),
     "PyDataset": lambda: de(Lotes()) | {"verbose": 1, "class_weight": {0: 1, 1: 3}},
     "código da pessoa": lambda: no(lambda: em_fila(Camada()), loss=perda),
+    "rede compilada": lambda: no(compilada_dentro),
     "média dos pesos": lambda: no(optimizer=keras.optimizers.SGD(use_ema=True)),
 }
 
@@ -212,10 +224,10 @@ def test_o_mesmo_fit_nao_treina_de_novo_e_da_o_que_o_keras_daria(nome, tmp_path)
 def test_mais_epocas_continuam_e_menos_usam_as_primeiras(tmp_path, capsys):
     ajusta(tmp_path, cria(cheia), epochs=3)
     antes = guardadas(tmp_path)
-    mais = ajusta(tmp_path, cria(cheia), epochs=5, verbose=1)
+    mais = ajusta(tmp_path, cria(cheia), epochs=5, verbose=2)
     assert iguais(mais, ajusta(None, cria(cheia), epochs=5)) and antes < guardadas(tmp_path)
     dito = capsys.readouterr().out
-    assert "Epoch 4/5" in dito and "Epoch 3/5" not in dito, "a barra do Keras, das que faltavam"
+    assert "Epoch 4/5\n3/3" in dito and "Epoch 3/5" not in dito, "o que o Keras diz das que faltam"
     menos = ajusta(tmp_path, cria(cheia), epochs=2)
     assert iguais(menos, ajusta(None, cria(cheia), epochs=2)) and len(guardadas(tmp_path)) == 5
 
@@ -249,23 +261,35 @@ def test_morto_entre_duas_epocas_termina_como_se_nada_fosse(nome, tmp_path):
     assert iguais(treina(tmp_path), inteiro) and antes == guardadas(tmp_path), "já tinha parado"
 
 
-def test_depois_de_um_ctrl_c_basta_rodar_a_celula_de_novo(tmp_path, monkeypatch):
-    """Dados dois Ctrl-C no meio de épocas, o modelo volta ao que era e o `fit` continua."""
-    modelo, lotes = cria(), itertools.count()
-    primeiros, passo = modelo.get_weights(), modelo.train_step
+@pytest.mark.parametrize("run_eagerly", [True, False])
+def test_depois_de_um_ctrl_c_basta_rodar_a_celula_de_novo(tmp_path, monkeypatch, run_eagerly):
+    """Dados dois Ctrl-C, no meio de uma época ou do que o Keras monta antes, o `fit` continua."""
+
+    def feito():  # a medida só cria as suas variáveis no primeiro lote
+        return cria(cheia, run_eagerly=run_eagerly, metrics=["accuracy"])
+
+    modelo, lotes = feito(), itertools.count()
+    primeiros, passo, callback = (
+        modelo.get_weights(),
+        modelo.train_step,
+        EarlyStopping("loss", min_delta=0.1, patience=9),
+    )
 
     def com_ctrl_c(dados):
-        if next(lotes) in (4, 9):
+        pedido = passo(dados)
+        if next(lotes) in ((4, 9) if run_eagerly else (0, 1)):
             raise KeyboardInterrupt
-        return passo(dados)
+        return pedido
 
     monkeypatch.setattr(modelo, "train_step", com_ctrl_c)
     for epocas in (1, 2):
         with pytest.raises(KeyboardInterrupt):
-            ajusta(tmp_path, modelo, epochs=4)
+            ajusta(tmp_path, modelo, epochs=4, callbacks=[callback])
         assert all(map(np.array_equal, modelo.get_weights(), primeiros))
-        assert len(guardadas(tmp_path)) == epocas
-    assert iguais(ajusta(tmp_path, modelo, epochs=4), ajusta(None, epochs=4))
+        assert len(guardadas(tmp_path)) == epocas * run_eagerly
+    assert iguais(
+        ajusta(tmp_path, modelo, epochs=4, callbacks=[callback]), ajusta(None, feito(), epochs=4)
+    )
 
 
 @pytest.mark.parametrize("estraga", [lambda b: b[:-9], lambda b: b[:900] + b[901:], lambda b: b""])
@@ -300,3 +324,13 @@ def test_o_que_nao_se_pode_retomar_treina_sem_ser_guardado_e_isto_e_dito(nome, t
     dito = capsys.readouterr().out
     assert dito.startswith("Este treino não fica guardado: ") and dito.count("\n") == 1
     assert not guardadas(tmp_path) and iguais(feito, ajusta(None, **de(NAO_FICAM[nome]()) | passos))
+
+
+def test_dados_que_trocam_de_ordem_a_cada_passagem_nao_ficam_guardados(tmp_path, capsys):
+    """Outra passagem daria outro treino: o guardado não seria o mesmo que o Keras faz."""
+    for sempre_outra, ficam in ((True, 0), (False, 1)):
+        lotes = em_lotes(tamanho=48).unbatch()
+        lotes = lotes.shuffle(48, seed=1, reshuffle_each_iteration=sempre_outra)
+        ajusta(tmp_path, **de(lotes.batch(16)))
+        assert len(guardadas(tmp_path)) == ficam
+        assert ("trocam de ordem" in capsys.readouterr().out) == sempre_outra
