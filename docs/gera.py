@@ -21,7 +21,7 @@ from nbclient import NotebookClient
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 from detector.arquivos import codigo_do_pacote, digesto
-from detector.metricas import num
+from detector.metricas import intervalo, num
 
 RAIZ = pathlib.Path(__file__).resolve().parent.parent
 NOTEBOOK = RAIZ / "detector_dogs_cats.ipynb"
@@ -31,6 +31,7 @@ EXECUCOES["metricas_amostra"] = "amostra, miniaturas"
 FAIXAS = {"0_1_a_certa": "[0, 1], a certa", "0_a_255": "0–255, sem normalizar"}
 FAIXAS["1_1"] = "[−1, 1], normalizados duas vezes"
 AVALIA = ("avaliadas", "acurácia (intervalo de 95 %)", "precisão", "recall", "log loss")
+SOZINHA = "trocadas, se nunca recusasse"
 FIGURAS = {  # da etiqueta da célula ao arquivo; só vão para imagens/ as que o README mostra
     "exemplos": "visualizacao_de_exemplos_do_dataset.png",
     "curvas": "curvas_de_treino.png",
@@ -140,11 +141,21 @@ def escolhas(m: dict) -> str:
         f"- **{fotos}**: dizer sempre «{v['quem_diz_sempre']}» acertaria {num(v['acerta'])} do "
         f"teste. Fine-tuning {v['ajuste_fino']}: na validação, a log loss muda "
         f"{faixa(v['validacao_fine_tuning'], 'log_loss', sinal=True)}. «Nenhum dos dois»: "
-        f"{v['recusadas_teste']} dos {v['n_teste']} gatos e cachorros do teste e "
-        f"{v['outras_coisas_recusadas']} de {v['outras_coisas']} outras coisas. Cópias no treino: "
-        f"{v['copias_no_treino']}."
+        f"{v['recusadas_teste']} dos {v['n_teste']} gatos e cachorros do teste "
+        f"({' a '.join(map(num, intervalo(v['recusadas_teste'], v['n_teste'])))}). Cópias no "
+        f"treino: {v['copias_no_treino']}."
         for v, fotos in ((m[nome], fotos) for nome, fotos in EXECUCOES.items())
     )
+
+
+def estranhas(m: dict) -> str:
+    linhas = [("fotos", "quantas", "recusadas (intervalo de 95 %)", "certas", "trocadas", SOZINHA)]
+    for nome, v in m["estranhas"]["fotos"].items():
+        da_classe = [v["certas"], v["trocadas"], v["a rede trocaria"]]
+        outras = da_classe if v["certas"] else ["–", v["trocadas"], "–"]
+        recusadas = f"{v['recusadas']} ({' a '.join(map(num, v['recusadas_ic95']))})"
+        linhas.append((nome, v["fotos"], recusadas, *outras))
+    return tabela(*linhas)
 
 
 def tempo(m: dict) -> str:

@@ -21,7 +21,7 @@ import gera
 LEIAME, COMO = (arquivo.read_text("utf-8") for arquivo in gera.TEXTOS)
 PAGINAS = {a: a.read_text("utf-8") for a in (RAIZ / "README.md", *sorted(RAIZ.glob("docs/*.md")))}
 CELULAS = nbformat.read(NOTEBOOK, 4).cells
-MEDIDOS = (*gera.EXECUCOES, "desempenho", "comparacoes")
+MEDIDOS = (*gera.EXECUCOES, "desempenho", "comparacoes", "estranhas")
 
 
 @pytest.fixture(scope="module")

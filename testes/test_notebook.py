@@ -1,9 +1,12 @@
 """O notebook como quem o roda o encontra: curto, à vista, e o que se muda nele é o que vale."""
 
 import json
+import os
 import re
 import shutil
 import statistics
+import subprocess
+import sys
 import zipfile
 
 import keras
@@ -13,6 +16,7 @@ import pytest
 from conftest import (
     NOTEBOOK,
     POUCAS,
+    RAIZ,
     SO_MOSTRAM,
     frase,
     gravacoes,
@@ -89,7 +93,7 @@ def test_as_saidas_gravadas_sao_de_uma_execucao_inteira_e_nada_dizem_da_maquina(
     assert tipos <= {"stdout", "display_data", "execute_result"}
     figuras = ["image/png" in json.dumps(saida) for saida in saidas]
     medidas = ["acurácia " in json.dumps(saida, ensure_ascii=False) for saida in saidas]
-    assert any(figuras[:6]) and any(medidas[:18])
+    assert any(figuras[:6]) and any(medidas[:16])
     _, *fontes = FONTES.values()  # nos parâmetros há um caminho do Windows, de exemplo
     assert not re.search(r"/(home|root|tmp|work|Users)/|[A-Z]:\\\\", json.dumps([fontes, saidas]))
 
@@ -201,6 +205,38 @@ def test_outro_leitor_so_na_extracao_para_na_celula_do_teste(sessao, pronto, tmp
     assert "imagens extraídas 60" in parou.stdout and "s: modelo>" in parou.stdout
     assert frase(parou).startswith("o modelo gravado não dá as respostas que os mapas dão")
     assert "s: teste>" not in parou.stdout and resultados(tmp_path) == resultados(pronto)
+
+
+def test_um_peso_mudado_no_arquivo_gravado_para_na_celula_do_teste(sessao, pronto, tmp_path):
+    """Dado um arquivo que não é mais o que se mediu, nada é publicado, e a frase diz por quê."""
+    shutil.copytree(pronto, tmp_path, dirs_exist_ok=True)
+    muda = f"um = keras.models.load_model(arquivo := rascunho / {MODELO!r})\n"
+    muda += "um.get_layer('cabeca').layers[-1].bias.assign_add([1.0])\num.save(arquivo)"
+    parou = sessao(tmp_path, depois={"outras_coisas": muda}, pula=SO_MOSTRAM, **POUCAS)
+    assert frase(parou).startswith("o modelo gravado não dá as respostas que os mapas dão")
+    assert "s: teste>" not in parou.stdout and resultados(tmp_path) == resultados(pronto)
+
+
+def test_o_modelo_abre_no_keras_mais_antigo_que_se_aceita(pronto, tmp_path):
+    """Dado o .keras gravado por este Keras, o da menor versão de requirements.txt diz o mesmo."""
+    antigo = re.search(r"^keras>=([\d.]+)", (RAIZ / "requirements.txt").read_text(), re.MULTILINE)[
+        1
+    ]
+    instala = ["-m", "pip", "install", "-q", "--no-deps", "--target", tmp_path, f"keras=={antigo}"]
+    subprocess.run([sys.executable, *instala], check=True, capture_output=True)
+    diz = "import keras, numpy; print(keras.__version__, *keras.models.load_model("
+    diz += f"{str(pronto / MODELO)!r}).predict(numpy.full((1, 224, 224, 3), 0.5), verbose=0)[0])"
+    dito = [
+        subprocess.run(
+            [sys.executable, "-c", diz],
+            env={**os.environ, **ambiente},
+            capture_output=True,
+            text=True,
+        ).stdout.split()
+        for ambiente in ({}, {"PYTHONPATH": str(tmp_path)})
+    ]
+    assert [versao for versao, _ in dito] == [keras.__version__, antigo]
+    assert float(dito[0][1]) == pytest.approx(float(dito[1][1]), abs=1e-5)
 
 
 def test_outro_resize_em_tudo_e_classifica_o_recusa(sessao, pronto, tmp_path):
