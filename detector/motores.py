@@ -76,8 +76,8 @@ def monta(
             _compara(rede, roda, fotos)
         return roda
     except (RuntimeError, ValueError) as erro:
-        causa = (str(erro).strip().splitlines() or [type(erro).__name__])[-1]
-        print(f"O motor {motor} não funcionou aqui ({causa[:100]}). Tento o seguinte.")
+        causa = " ".join(str(erro).split())[:250]
+        print(f"O motor {motor} não funcionou aqui ({causa}). Tento o seguinte.")
         return None
 
 
