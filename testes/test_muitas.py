@@ -60,8 +60,8 @@ def ray(nos):
         yield ligado
 
 
-def guardadas(pasta, tipo="vetores"):
-    return {arquivo.name: arquivo for arquivo in pasta.glob(f"{tipo}-*.npz")}
+def guardadas(pasta):
+    return {arquivo.name: arquivo for arquivo in pasta.glob("vetores-*.npz")}
 
 
 def depois(pasta, quantas, faz):
@@ -80,7 +80,7 @@ def depois(pasta, quantas, faz):
 @pytest.mark.parametrize(
     ("modulo", "nome", "outro", "esperada"),
     [
-        (muitas, "grava", lambda *a: None, "não vê"),
+        (muitas, "_info", lambda onde: b"outro", "não vê"),
         (motores, "versoes", lambda motor: ["1.0"], "e não ['1.0']: instale as mesmas"),
         (motores, "candidatos", lambda motor: ["keras-float16"], "não roda o motor keras-float16"),
         (dados, "prova", lambda leitor: 0, "prepara as fotos com outro resultado"),
@@ -91,7 +91,7 @@ def test_o_no_que_nao_pode_e_recusado(ray, tmp_path, monkeypatch, modulo, nome, 
     monkeypatch.setattr(modulo, nome, outro)
     with pytest.raises(ErroClaro, match=f"^o nó {os.uname().nodename} .*{re.escape(esperada)}"):
         muitas.extrai(ray, 1, *pedido(), tmp_path)
-    assert not guardadas(tmp_path) and not list(tmp_path.glob(".incompleto-*"))
+    assert not guardadas(tmp_path)
 
 
 def test_nenhum_no_com_tantos_nucleos(ray, tmp_path):
@@ -134,10 +134,9 @@ def test_um_no_cai_no_meio_e_os_arquivos_sao_os_de_uma_maquina_so(nos, ray, tmp_
     queda.join()
     de_uma = caracteristicas.extrai(*pedido(celula["leitor"]), sozinha)
     assert len(nos.worker_nodes) == 1 and de_muitas.digest == de_uma.digest
-    for tipo in ("vetores", "mapas"):
-        esperadas = {nome: a.read_bytes() for nome, a in guardadas(sozinha, tipo).items()}
-        assert len(esperadas) == N // POR_PARTE
-        assert {nome: a.read_bytes() for nome, a in guardadas(juntas, tipo).items()} == esperadas
+    esperadas = {nome: arquivo.read_bytes() for nome, arquivo in guardadas(sozinha).items()}
+    assert len(esperadas) == N // POR_PARTE
+    assert {nome: a.read_bytes() for nome, a in guardadas(juntas).items()} == esperadas
 
 
 def test_se_todos_os_nos_caem_ele_diz_e_para(nos, ray, tmp_path, monkeypatch):
