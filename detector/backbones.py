@@ -129,8 +129,8 @@ def monta_do_keras(nome: str, **opcoes) -> keras.Model:
     except Exception as erro:  # o Keras levanta Exception pura quando o download falha
         causa = str(erro).rpartition("-- ")[2][:100]  # antes do "--" vem o endereço
         raise ErroClaro(
-            f"o Keras não conseguiu montar {nome} ({causa}). Os pesos dela vêm da internet: se foi "
-            'o download, rode uma vez com rede, ou use BACKBONE = "EfficientNetLite0".'
+            f"não consegui os pesos de {nome}, que o Keras baixa da internet ({causa}). Rode uma "
+            'vez com rede, ou use BACKBONE = "EfficientNetLite0".'
         ) from erro
 
 

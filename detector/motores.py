@@ -25,8 +25,8 @@ Roda = Callable[[tf.data.Dataset], Iterator[tuple[np.ndarray, np.ndarray, np.nda
 
 FOTOS_DE_PROVA = 16
 FOTOS_POR_PEDIDO = 4  # de uma vez no OpenVINO
-FOTOS_POR_LOTE = 8  # de uma vez no Keras: lotes maiores só gastam memória
-COSSENO_MINIMO = 0.98  # abaixo disto, o motor não faz a mesma conta que o Keras na CPU
+FOTOS_POR_LOTE = 8  # de uma vez no Keras: mais, na CPU, só gasta memória
+COSSENO_MINIMO = 0.98  # o bf16 passa; abaixo disto, já não é a conta do Keras na CPU
 
 
 def candidatos(motor: str) -> list[str]:
@@ -190,7 +190,7 @@ def _respostas(pedido, lote: np.ndarray, outras: tuple) -> Iterator[tuple]:
 
 def _compara(rede: keras.Model, motor: Roda, fotos: tf.data.Dataset) -> None:
     """Levanta ValueError se o motor não gera os vetores que o Keras gera na CPU."""
-    with tf.device("CPU:0"):  # de duas em duas: as 16 de uma vez pediriam mais de 1 GB
+    with tf.device("CPU:0"):  # de duas em duas, para gastar pouca memória
         certos = [v for lote, _ in fotos.batch(2) for v in rede(lote, training=False)[1].numpy()]
     for a, (_, b, _) in zip(certos, motor(fotos), strict=True):
         cosseno = a @ b / (np.linalg.norm(a) * np.linalg.norm(b))

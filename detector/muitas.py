@@ -21,7 +21,7 @@ from detector.ambiente import prepara
 from detector.arquivos import digesto
 from detector.erros import ErroClaro
 
-ESPERA = 5  # segundos pelo endereço; o Ray levaria três minutos para desistir
+ESPERA = 5  # segundos pelo endereço; o Ray insistiria por muito mais tempo
 
 
 @contextlib.contextmanager
@@ -39,15 +39,16 @@ def liga(endereco: str, threads: int) -> Iterator[ModuleType]:
         raise ErroClaro(
             "falta o Ray. No terminal: python -m pip install -r requirements-ray.txt"
         ) from erro
-    n = str(threads)
-    variaveis = {"TF_NUM_INTRAOP_THREADS": n, "TF_NUM_INTEROP_THREADS": n}
-    variaveis["KERAS_BACKEND"] = "tensorflow"
-    codigo = {"py_modules": [str(pathlib.Path(__file__).parent)], "excludes": ["amostra"]}
+    variaveis = dict.fromkeys(["TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"], str(threads))
+    nos_processos = {
+        "py_modules": [str(pathlib.Path(__file__).parent)],
+        "excludes": ["amostra"],
+        "env_vars": variaveis | {"KERAS_BACKEND": "tensorflow"},
+    }
     try:
         if endereco not in ("local", "auto"):
             host, _, porta = endereco.rpartition(":")
             socket.create_connection((host, int(porta)), ESPERA).close()
-        nos_processos = codigo | {"env_vars": variaveis}
         ray.init(endereco, log_to_driver=False, logging_level="ERROR", runtime_env=nos_processos)
     except Exception as erro:  # conforme o que houve, o Ray levanta de tudo
         causa = (str(erro).strip().splitlines() or [type(erro).__name__])[0]

@@ -80,8 +80,10 @@ def com_miniaturas(
     Levanta ErroClaro se ele não diz que são tantas fotos quantas linhas têm as partes.
     """
 
+    quadro = dados.LADO // LADO_MINIATURA
+
     def junta(foto, rotulo):
-        quadros = tf.reshape(foto, (LADO_MINIATURA, 14, LADO_MINIATURA, 14, 3))
+        quadros = tf.reshape(foto, (LADO_MINIATURA, quadro, LADO_MINIATURA, quadro, 3))
         cinza = tf.image.rgb_to_grayscale(tf.reduce_mean(quadros, (1, 3)))
         miniatura = tf.cast(cinza[..., 0], tf.float16)
         return foto, (tf.reshape(tf.cast(rotulo, tf.float32), (1,)), miniatura)

@@ -35,7 +35,7 @@ def pesos_do_pip(nome: str) -> dict[str, np.ndarray]:
         conteudo = arquivo.read_bytes()
     except (ModuleNotFoundError, OSError, ValueError) as erro:
         raise ErroClaro(
-            f"faltam os pesos de {nome}. No terminal: python -m pip install {pacote}"
+            f"não achei os pesos de {nome} ({erro}). No terminal: python -m pip install {pacote}"
         ) from erro
     if hashlib.sha256(conteudo).hexdigest() != SHA256[nome]:
         raise ErroClaro(

@@ -148,11 +148,10 @@ def test_se_todos_os_nos_caem_ele_diz_e_para(nos, ray, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("endereco", ["127.0.0.1:9", "abc", "ray://127.0.0.1:9"])
-def test_endereco_errado_e_dito_logo(endereco):
-    inicio, frase = time.perf_counter(), f"--ray {endereco}: nenhum Ray atende aí"
+def test_endereco_errado_e_dito(endereco):
+    frase = f"--ray {endereco}: nenhum Ray atende aí"
     with pytest.raises(ErroClaro, match=frase), muitas.liga(endereco, 1):
         pass
-    assert time.perf_counter() - inicio < 10
 
 
 def test_sem_o_ray_ele_diz_como_instalar(monkeypatch):
@@ -174,10 +173,3 @@ def test_pelo_terminal_sem_ray_nada_do_ray_e_importado(tmp_path):
     fim = subprocess.run(comando, capture_output=True, text=True, cwd=RAIZ)
     assert fim.returncode == 0, fim.stderr
     assert "extraídas agora: 20 fotos" in fim.stdout and len(guardadas(tmp_path)) == 1
-
-
-def test_um_pedido_errado_e_explicado():
-    comando = [sys.executable, "-m", "detector", "extrai", "--threads", "0"]
-    fim = subprocess.run(comando, capture_output=True, text=True, cwd=RAIZ)
-    assert fim.returncode == 2 and fim.stdout == ""
-    assert fim.stderr == "THREADS = 0: precisa ser um número inteiro, de 1 para cima.\n"
