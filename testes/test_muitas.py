@@ -9,15 +9,14 @@ import sys
 import threading
 import time
 
-import keras
 import pytest
 import tensorflow_datasets as tfds
-from keras import layers
+from test_caracteristicas import rede
 
 from detector import caracteristicas, dados, motores, muitas, origem, partes
 from detector.erros import ErroClaro
 
-N, POR_PARTE, CORTE = 200, 10, "corte"
+N, POR_PARTE = 200, 10
 RAIZ = pathlib.Path(muitas.__file__).parent.parent
 # Uma célula do notebook: o código só existe na memória deste processo.
 CELULA = """
@@ -32,12 +31,8 @@ leitor = lambda builder, fatia: anota(fatia) or dados.le(builder, fatia)
 def pedido(leitor=dados.le):
     """Os argumentos de `extrai`, menos a pasta, com uma rede de brinquedo e partes pequenas."""
     partes.FOTOS_POR_PARTE = POR_PARTE
-    keras.utils.set_random_seed(0)
-    foto = keras.Input((224, 224, 3))
-    x = layers.Conv2D(8, 5, 16, activation="relu", name=CORTE)(foto)
-    rede = keras.Model(foto, layers.GlobalAveragePooling2D(name="media")(x), name="brinquedo")
     builder = tfds.builder_from_directory(origem.AMOSTRA)
-    return builder, dados.lista(builder, N), leitor, rede, CORTE, "auto"
+    return builder, dados.lista(builder, N), leitor, rede(), "corte", "auto"
 
 
 @pytest.fixture(scope="module")
