@@ -17,7 +17,6 @@ from detector.arquivos import digesto
 from detector.erros import ErroClaro
 
 TIPOS = "vetores", "rotulos", "miniaturas"
-Espalha = Callable[..., Iterable[partes.Parte]]
 
 
 @dataclasses.dataclass
@@ -77,7 +76,7 @@ def extrai(
     corte: str | None,
     motor: str,
     pasta: pathlib.Path,
-    espalha: Espalha | None = None,
+    espalha: Callable[..., Iterable[partes.Parte]] | None = None,
 ) -> Caracteristicas:
     """Passa cada foto pela parte congelada da rede, lendo de `pasta` o que já foi feito.
 

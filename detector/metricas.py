@@ -107,14 +107,13 @@ def compara(y: np.ndarray, antes: np.ndarray, depois: np.ndarray) -> dict:
     diferencas = perdas[1] - perdas[0]
     media = float(diferencas.mean())
     margem = float(norm.ppf(0.975) * diferencas.std(ddof=1) / np.sqrt(len(y)))
-    certas = [(p > 0.5) == (y == 1) for p in (antes, depois)]
-    ganhou, perdeu = (int((certas[a] & ~certas[b]).sum()) for a, b in ((1, 0), (0, 1)))
+    certas_antes, certas_depois = ((p > 0.5) == (y == 1) for p in (antes, depois))
     return {
         "n": len(y),
         "log_loss": media,
         "log_loss_ic95": [media - margem, media + margem],
-        "passou_a_acertar": ganhou,
-        "passou_a_errar": perdeu,
+        "passou_a_acertar": int(np.sum(certas_depois & ~certas_antes)),
+        "passou_a_errar": int(np.sum(certas_antes & ~certas_depois)),
     }
 
 
