@@ -16,7 +16,7 @@ from detector import dados, motores, partes
 from detector.arquivos import digesto
 from detector.erros import ErroClaro
 
-Espalha = Callable[[str, list[partes.Parte]], Iterable[partes.Parte]]
+TIPOS = "vetores", "rotulos", "miniaturas"
 
 
 @dataclasses.dataclass
@@ -50,11 +50,11 @@ class Caracteristicas:
             for parte in self.partes:
                 destas = indices[(indices >= parte.inicio) & (indices < parte.fim)]
                 if len(destas):
-                    mapas = parte.le_mapas()[destas - parte.inicio].astype("float32")
+                    mapas = parte.mapas()[destas - parte.inicio].astype("float32")
                     yield mapas, self.rotulos[destas]
 
         formato = (
-            tf.TensorSpec((None, *self.partes[0].le_mapas().shape[1:]), tf.float32),
+            tf.TensorSpec((None, *self.partes[0].mapas().shape[1:]), tf.float32),
             tf.TensorSpec((None, 1), tf.float32),
         )
         mapas = tf.data.Dataset.from_generator(gera, output_signature=formato).unbatch()
@@ -76,53 +76,49 @@ def extrai(
     corte: str | None,
     motor: str,
     pasta: pathlib.Path,
-    espalha: Espalha | None = None,
+    espalha: Callable[..., Iterable[partes.Parte]] | None = None,
 ) -> Caracteristicas:
     """Passa cada foto pela parte congelada da rede, lendo de `pasta` o que já foi feito.
 
     fotos: as primeiras linhas de `dados.lista`. leitor: quem lê e prepara cada uma, como
     `dados.le`; mudou o leitor, nada do que está guardado serve. corte: a operação do backbone cujo
-    resultado entra no topo, ou None. espalha: quem deixa em `pasta` as partes que faltam, feitas no
-    motor que recebe; None é este processo. Levanta ErroClaro se os dados estão danificados.
+    resultado entra no topo, ou None. espalha: quem deixa prontas as partes que faltam, como
+    `muitas` faz; None é este processo. Levanta ErroClaro se os dados estão danificados, ou se o
+    leitor, o corte ou o disco não servem.
     """
     receita = partes.receita(leitor, backbone, corte)
     for nome in motores.candidatos(motor):
-        depende_de = [*receita, nome, motores.versoes(nome)]
-        todas = partes.divide(fotos, depende_de, pasta, corte is not None)
-        prontas = {parte.inicio: parte.le() for parte in todas}
-        faltam = [parte for parte in todas if prontas[parte.inicio] is None]
+        todas = partes.divide(fotos, [*receita, nome, motores.versoes(nome)], pasta)
+        prontas = {parte: parte.le() for parte in todas}
+        faltam = [parte for parte in todas if prontas[parte] is None]
         if not faltam:
             break
-        amostra = partes.com_miniaturas(leitor, builder, faltam)
-        try:
+        with partes.explica(builder):
+            amostra = partes.com_miniaturas(leitor, builder, faltam)
             if roda := motores.monta(nome, backbone, corte, pasta, amostra):
                 break
-        except tf.errors.OpError as erro:
-            raise dados.danificado(builder) from erro
-    inicio = time.perf_counter()
+    inicio, quantas = time.perf_counter(), sum(parte.fim - parte.inicio for parte in faltam)
     if faltam:
-        feitas = espalha(nome, faltam) if espalha else partes.calcula(roda, leitor, builder, faltam)
-        prontas |= _acompanha(feitas, faltam)
-    tudo = {tipo: [parte[tipo] for parte in prontas.values()] for tipo in prontas[0]}
+        if espalha:
+            feitas = espalha(builder, leitor, backbone, corte, nome, faltam)
+        else:
+            feitas = partes.calcula(roda, leitor, builder, faltam)
+        with tqdm(total=quantas, desc="Extração", unit=" fotos", file=sys.stdout) as barra:
+            for parte in feitas:
+                if (lida := parte.le()) is None:
+                    raise ErroClaro(
+                        f"uma parte ficou pronta e não está em {pasta}. Se há várias máquinas, "
+                        "todas têm de ver essa pasta; se não, o disco não serve: mude MODELOS."
+                    )
+                prontas[parte] = lida
+                barra.update(parte.fim - parte.inicio)
+    juntos = {tipo: [prontas[parte][tipo] for parte in todas] for tipo in TIPOS}
     return Caracteristicas(
-        **{tipo: np.concatenate(arrays) for tipo, arrays in tudo.items()},
+        **{tipo: np.concatenate(arrays) for tipo, arrays in juntos.items()},
         digest=digesto([parte.digest for parte in todas]),
         prova=dados.prova(leitor),
         motor=nome,
-        extraidas=sum(parte.fim - parte.inicio for parte in faltam),
+        extraidas=quantas,
         segundos=time.perf_counter() - inicio if faltam else 0.0,
         partes=todas,
     )
-
-
-def _acompanha(feitas: Iterable[partes.Parte], faltam: list[partes.Parte]) -> dict[int, dict]:
-    """O que há em cada parte, pelo início dela, com uma barra que anda quando uma fica pronta."""
-    total = sum(parte.fim - parte.inicio for parte in faltam)
-    prontas = {}
-    with tqdm(total=total, desc="Extração", unit=" fotos", file=sys.stdout) as barra:
-        for parte in feitas:
-            prontas[parte.inicio] = parte.le()
-            if prontas[parte.inicio] is None:
-                raise ErroClaro(f"{parte.pasta} não devolve o que nela se grava. Mude MODELOS.")
-            barra.update(parte.fim - parte.inicio)
-    return prontas

@@ -55,14 +55,13 @@ def curvas(historico: dict[str, list[float]]) -> None:
 
     historico: do `fit`; tem `log_loss`, `acuracia`, `val_log_loss` e `val_acuracia`.
     """
-    figura, eixos = _figura(9, 3, 1, 2)
-    epocas = range(1, len(historico["loss"]) + 1)
+    figura, [eixos] = _figura(9, 3, 1, 2)
+    epocas = range(1, len(historico["log_loss"]) + 1)
     melhor = int(np.argmin(historico["val_log_loss"])) + 1
-    for eixo, medida, titulo in zip(
-        eixos.flat, ("log_loss", "acuracia"), ("Log loss", "Acurácia"), strict=True
-    ):
-        for chave, nome, cor in ((medida, "treino", AZUL), (f"val_{medida}", "validação", LARANJA)):
-            eixo.plot(epocas, historico[chave], ".-", color=cor, label=nome)
+    titulos = {"log_loss": "Log loss", "acuracia": "Acurácia"}
+    for eixo, (medida, titulo) in zip(eixos, titulos.items(), strict=True):
+        eixo.plot(epocas, historico[medida], ".-", color=AZUL, label="treino")
+        eixo.plot(epocas, historico[f"val_{medida}"], ".-", color=LARANJA, label="validação")
         eixo.axvline(melhor, color="gray", linestyle=":", label=f"melhor época ({melhor})")
         eixo.set(title=titulo, xlabel="época", xlim=(0.5, len(epocas) + 0.5))
         eixo.locator_params(axis="x", integer=True)
@@ -98,12 +97,7 @@ def onde_olhou(topo: keras.Model, cabeca: keras.Model, mapas: np.ndarray) -> np.
     return tf.image.resize(regioes, (LADO, LADO)).numpy()[..., 0]
 
 
-def mostra_onde_olhou(
-    fotos: np.ndarray,
-    mapas: np.ndarray | None,
-    titulos: list,
-    colunas: int = 4,
-) -> None:
+def mostra_onde_olhou(fotos: np.ndarray, mapas: np.ndarray | None, titulos: list) -> None:
     """As fotos em cinza e o mapa por cima: laranja puxa para a classe 1, azul para a classe 0.
 
     fotos: (n, 224, 224, 3) em [0, 1]. mapas: de `onde_olhou`. Cada foto tem a sua escala, para que
@@ -116,7 +110,7 @@ def mostra_onde_olhou(
     opaco = 0.7 * forca[..., None]
     cor = np.where(mapas[..., None] > 0, to_rgb(LARANJA), to_rgb(AZUL))
     cinza = np.mean(fotos, axis=-1, keepdims=True)  # um gato alaranjado não passa por mapa
-    mostra_fotos(cinza * (1 - opaco) + cor * opaco, titulos, colunas, lado=2.2)
+    mostra_fotos(cinza * (1 - opaco) + cor * opaco, titulos, colunas=4, lado=2.2)
 
 
 def outras_coisas() -> dict[str, np.ndarray]:

@@ -14,6 +14,7 @@ import numpy as np
 from scipy.special import expit, logsumexp, softmax
 
 from detector import backbones
+from detector.erros import ErroClaro
 from detector.pesos import pesos_do_pip
 
 # Na ordem da ILSVRC2012, a dos códigos do WordNet (n01440764, n01443537…), como em toda rede daqui.
@@ -25,28 +26,27 @@ LOTE = 1000  # vetores por vez: os logits de 20.000, de uma vez só, ocupariam 8
 Cabecas = list[tuple[np.ndarray, np.ndarray]]  # de cada rede: kernel (canais, 1000), bias (1000,)
 
 
-def cabecas(nomes: str) -> Cabecas | None:
+def cabecas(nomes: str) -> Cabecas:
     """A cabeça da ImageNet de cada rede de `nomes` (ver `backbones.cria`), em float32.
 
-    None, com uma frase, se a de alguma não veio ou não lê o vetor que o backbone devolve.
+    Vazia, com uma frase, se a de alguma não veio ou não lê o vetor que o backbone devolve.
     """
     try:
         return [_cabeca(nome) for nome in nomes.split("+")]
-    except Exception as erro:  # download, memória, arquivo: o detector vive sem ela
-        motivo = str(erro).rpartition("-- ")[2][:100]  # o Keras põe o endereço antes do "--"
-        print(f'Sem a cabeça da ImageNet de {nomes} ({motivo}), não haverá "nenhum dos dois".')
-        return None
+    except ErroClaro as erro:  # o detector vive sem ela
+        print(f'Sem a cabeça da ImageNet de {nomes}, não haverá "nenhum dos dois": {erro}')
+        return []
 
 
 def _cabeca(nome: str) -> tuple[np.ndarray, np.ndarray]:
-    """A de uma rede só; ValueError se ela não é uma única Dense logo depois da média."""
+    """A de uma rede só; ErroClaro se ela não veio ou não é uma única Dense depois da média."""
     if nome in backbones.LITE:
         pesos = pesos_do_pip(nome)
         return pesos["fc.weight"].T, pesos["fc.bias"]  # no PyTorch, (1000, 1280)
-    rede = getattr(keras.applications, nome)(weights="imagenet")
+    rede = backbones.monta_do_keras(nome, weights="imagenet")
     *_, media, fim = (c for c in rede.layers if not isinstance(c, keras.layers.Dropout))
     if [type(media), type(fim)] != [keras.layers.GlobalAveragePooling2D, keras.layers.Dense]:
-        raise ValueError("ela não é uma única camada Dense depois da média")
+        raise ErroClaro("ela não é uma única camada Dense depois da média.")
     return tuple(fim.get_weights())
 
 
@@ -62,22 +62,12 @@ def indices_das_classes(
     nomes = {nome.lower() for nome in classes}
     if nomes <= CONHECIDAS.keys():
         return np.array(sorted({i for nome in nomes for i in CONHECIDAS[nome]}))
-    pesos = np.stack([(y == c) / np.sum(y == c) for c in np.unique(y)]).astype("float32")
-    partes = np.split(pesos, range(LOTE, len(vetores), LOTE), axis=1)
-    lotes = zip(partes, _logits(vetores, cabecas), strict=True)
-    medias = sum(parte @ softmax(z, axis=-1).mean(axis=0) for parte, z in lotes)
-    return np.flatnonzero(medias.max(axis=0) > 1 / 1000)
-
-
-def nota(vetores: np.ndarray, cabecas: Cabecas, indices: np.ndarray) -> np.ndarray:
-    """Logaritmo (n,) da chance de `indices` contra a das outras classes; 0 é meio a meio.
-
-    vetores: (n, canais), do backbone congelado; ValueError se são de outro. De redes unidas, é a
-    média das notas de cada uma.
-    """
-    outras, lotes = np.setdiff1d(np.arange(1000), indices), _logits(vetores, cabecas)
-    chances = [[logsumexp(z[..., i], axis=-1) for i in (indices, outras)] for z in lotes]
-    return np.concatenate([(dentro - fora).mean(axis=0) for dentro, fora in chances])
+    lembradas = set()
+    for classe in np.unique(y):
+        destas = vetores[y == classe]
+        somas = [softmax(z, axis=-1).mean(axis=0).sum(axis=0) for z in _logits(destas, cabecas)]
+        lembradas |= {*np.flatnonzero(sum(somas) / len(destas) > 1 / 1000)}
+    return np.array(sorted(lembradas))
 
 
 def _logits(vetores: np.ndarray, cabecas: Cabecas) -> Iterator[np.ndarray]:
@@ -123,10 +113,16 @@ class Conhecidas:
     indices: np.ndarray
 
     def nota(self, vetores: np.ndarray) -> np.ndarray:
-        """(n,) a nota de cada vetor (ver `nota`); sem cabeças, +∞: nada é recusado."""
+        """Logaritmo (n,) da chance de `indices` contra a das outras classes; 0 é meio a meio.
+
+        vetores: (n, canais), do backbone congelado; ValueError se são de outro. De redes unidas, é
+        a média das notas de cada uma. Sem cabeças, +∞: nada é recusado.
+        """
         if not self.cabecas:
             return np.full(len(vetores), np.inf, "float32")
-        return nota(vetores, self.cabecas, self.indices)
+        outras, lotes = np.setdiff1d(np.arange(1000), self.indices), _logits(vetores, self.cabecas)
+        chances = [[logsumexp(z[..., i], axis=-1) for i in (self.indices, outras)] for z in lotes]
+        return np.concatenate([(dentro - fora).mean(axis=0) for dentro, fora in chances])
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Tudo em arrays, para ser guardado."""
@@ -146,9 +142,8 @@ class Conhecidas:
 def aprende(nomes: str, classes: Sequence[str], vetores: np.ndarray, y: np.ndarray) -> Conhecidas:
     """O que as redes `nomes` sabem das `classes`; vetores (n, canais) e y (n, 1), os do treino."""
     achadas = cabecas(nomes)
-    if achadas is None:
-        return Conhecidas([], np.zeros(0, int))
-    return Conhecidas(achadas, indices_das_classes(classes, vetores, achadas, np.ravel(y)))
+    indices = indices_das_classes(classes, vetores, achadas, np.ravel(y)) if achadas else []
+    return Conhecidas(achadas, np.array(indices, int))
 
 
 def chance(nota: float) -> float:

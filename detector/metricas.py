@@ -58,8 +58,10 @@ def _chave(titulo: str) -> str:
     return "_".join("".join(c if c.isalnum() else " " for c in simples).split())
 
 
-def num(valor: float, casas: int = 4, sinal: bool = False) -> str:
-    """O número em português: 0,9900; com `sinal`, +0,0011."""
+def num(valor: float | None, casas: int = 4, sinal: bool = False) -> str:
+    """O número em português: 0,9900; com `sinal`, +0,0011; o que não há é "indefinida"."""
+    if valor is None:
+        return "indefinida"
     return f"{valor:{'+' if sinal else ''}.{casas}f}".replace(".", ",").replace("-", "−")
 
 
@@ -96,44 +98,38 @@ def compara(y: np.ndarray, antes: np.ndarray, depois: np.ndarray) -> dict:
 
     y: (n,) ou (n, 1), 0 ou 1. antes, depois: do mesmo tamanho, as probabilidades que cada um dá.
     Devolve `n`, `log_loss` (a diferença média; negativa se melhorou), `log_loss_ic95` (o intervalo
-    pareado, normal, da média das n diferenças), `passou_a_acertar`, `passou_a_errar` e `mcnemar_p`
-    (o teste exato, que compara só as fotos que um acertou e o outro errou).
+    pareado, normal, da média das n diferenças), `passou_a_acertar` e `passou_a_errar`.
     """
-    from scipy.stats import binomtest, norm
+    from scipy.stats import norm
 
     y, antes, depois = (np.ravel(valores) for valores in (y, antes, depois))
     perdas = [-np.log(np.clip(np.where(y == 1, p, 1 - p), 1e-7, 1)) for p in (antes, depois)]
     diferencas = perdas[1] - perdas[0]
     media = float(diferencas.mean())
     margem = float(norm.ppf(0.975) * diferencas.std(ddof=1) / np.sqrt(len(y)))
-    certas = [(p > 0.5) == (y == 1) for p in (antes, depois)]
-    ganhou, perdeu = (int((certas[a] & ~certas[b]).sum()) for a, b in ((1, 0), (0, 1)))
+    certas_antes, certas_depois = ((p > 0.5) == (y == 1) for p in (antes, depois))
     return {
         "n": len(y),
         "log_loss": media,
         "log_loss_ic95": [media - margem, media + margem],
-        "passou_a_acertar": ganhou,
-        "passou_a_errar": perdeu,
-        "mcnemar_p": binomtest(ganhou, ganhou + perdeu).pvalue if ganhou + perdeu else 1.0,
+        "passou_a_acertar": int(np.sum(certas_depois & ~certas_antes)),
+        "passou_a_errar": int(np.sum(certas_antes & ~certas_depois)),
     }
 
 
 def mostra(titulo: str, medidas: dict, classes: tuple[str, str] = CLASSES) -> None:
     """Imprime o que `avalia` devolveu: as medidas, os intervalos e a outra classe."""
     nomes = {"acuracia": "acurácia", "precisao": "precisão", "recall": "recall"}
-    valores = " · ".join(f"{nome} {_ou_indefinida(medidas[k])}" for k, nome in nomes.items())
-    print(f"{titulo} ({medidas['n']} fotos): {valores} · log loss {num(medidas['log_loss'])}")
+    valores = [f"{nome} {num(medidas[chave])}" for chave, nome in nomes.items()]
+    valores.append(f"log loss {num(medidas['log_loss'])}")
     intervalos = [
-        "{} {} a {}".format(nome, *map(num, medidas[f"{chave}_ic95"]))
+        f"{nome} {num(ic[0])} a {num(ic[1])}"
         for chave, nome in nomes.items()
-        if medidas[f"{chave}_ic95"]
+        if (ic := medidas[f"{chave}_ic95"])
     ]
+    print(f"{titulo} ({medidas['n']} fotos): {' · '.join(valores)}")
     print(f"  intervalos de 95 %: {' · '.join(intervalos)}")
-    outras = (
-        f"{nome} {_ou_indefinida(medidas[f'{chave}_0'])}" for chave, nome in list(nomes.items())[1:]
+    print(
+        f"  precisão e recall são de {classes[1]}; de {classes[0]}: "
+        f"precisão {num(medidas['precisao_0'])} · recall {num(medidas['recall_0'])}"
     )
-    print(f"  precisão e recall são de {classes[1]}; de {classes[0]}: {' · '.join(outras)}")
-
-
-def _ou_indefinida(valor: float | None) -> str:
-    return "indefinida" if valor is None else num(valor)

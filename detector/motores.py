@@ -6,6 +6,7 @@ coisas). Onde não há corte, o mapa é o próprio vetor.
 """
 
 import collections
+import itertools
 import pathlib
 import sys
 import tempfile
@@ -23,8 +24,9 @@ from detector.dados import LADO
 Roda = Callable[[tf.data.Dataset], Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]]
 
 FOTOS_DE_PROVA = 16
-FOTOS_POR_PEDIDO = 4  # de uma vez no OpenVINO: 7 % mais rápido que de uma em uma
-COSSENO_MINIMO = 0.98  # abaixo disto, o motor não faz a mesma conta que o Keras
+FOTOS_POR_PEDIDO = 4  # de uma vez no OpenVINO
+FOTOS_POR_LOTE = 8  # de uma vez no Keras: mais, na CPU, só gasta memória
+COSSENO_MINIMO = 0.98  # o bf16 passa; abaixo disto, já não é a conta do Keras na CPU
 
 
 def candidatos(motor: str) -> list[str]:
@@ -33,15 +35,14 @@ def candidatos(motor: str) -> list[str]:
     motor: "auto" (o Keras onde há GPU, o OpenVINO onde não), "keras" ou "openvino".
     """
     gpu = bool(tf.config.list_physical_devices("GPU"))
-    keras_ = "keras-float16" if gpu else "keras-float32"
     if motor == "keras" or (motor == "auto" and gpu):
-        return [keras_]
+        return [*(["keras-gpu-float32"] if gpu else []), "keras-float32"]
     try:
         rapidas = _openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     except (ImportError, RuntimeError) as erro:
         print(f"O OpenVINO não está disponível ({erro}). Sigo com o Keras, mais lento.")
-        return [keras_]
-    return [*(["openvino-bf16"] if "BF16" in rapidas else []), "openvino-f32", keras_]
+        return ["keras-float32"]
+    return [*(["openvino-bf16"] if "BF16" in rapidas else []), "openvino-f32", "keras-float32"]
 
 
 def versoes(motor: str) -> list[str]:
@@ -61,41 +62,40 @@ def monta(
     """Monta um dos `candidatos`; se ele não funciona nesta máquina, diz por quê e devolve None.
 
     pasta: onde a rede convertida fica guardada. fotos: pares como os que o motor vai receber, para
-    comparar a rede recém-convertida com o Keras. threads: quantas o OpenVINO usa; 0 é a conta dele.
+    comparar com o Keras na CPU. threads: quantas o OpenVINO usa; 0 é a conta dele. Levanta
+    ErroClaro se o backbone não tem a operação `corte`.
     """
-    mapas = [operacao.output for operacao in backbone.operations if operacao.name == corte]
-    rede = keras.Model(backbone.input, [*mapas, backbone.output], name=f"{backbone.name}-{corte}")
-    if motor.startswith("keras"):
-        return _no_keras(rede, motor)
+    saidas = [backbones.mapa_do_corte(backbone, corte), backbone.output]
+    rede = keras.Model(backbone.input, saidas, name=f"{backbone.name}-{corte}")
+    fotos = fotos.take(FOTOS_DE_PROVA)
     try:
-        return _no_openvino(rede, motor, pasta, fotos.take(FOTOS_DE_PROVA), threads)
-    except (RuntimeError, NameError, ValueError) as erro:
-        causa = (str(erro).strip().splitlines() or [type(erro).__name__])[0]
-        print(f"O motor {motor} não funcionou aqui ({causa[:100]}). Tento o seguinte.")
+        if motor.startswith("openvino"):
+            return _no_openvino(rede, motor, pasta, fotos, threads)
+        roda = _no_keras(rede, "GPU:0" if "gpu" in motor else "CPU:0")
+        if "gpu" in motor:
+            _compara(rede, roda, fotos)
+        return roda
+    except (RuntimeError, ValueError) as erro:
+        causa = " ".join(str(erro).split())[:250]
+        print(f"O motor {motor} não funcionou aqui ({causa}). Tento o seguinte.")
         return None
 
 
-def _no_keras(rede: keras.Model, motor: str) -> Roda:
-    """O próprio Keras: float32 na CPU; na GPU, float16 com a política mista dele."""
-    politica = "mixed_float16" if motor == "keras-float16" else "float32"
-
-    def com_a_politica(operacao):
-        dtype = {"dtype": politica} if isinstance(operacao, keras.Layer) else {}
-        return operacao.from_config(operacao.get_config() | dtype)
-
-    copia = keras.models.clone_model(rede, clone_function=com_a_politica, recursive=True)
-    copia.set_weights(rede.get_weights())
+def _no_keras(rede: keras.Model, aparelho: str) -> Roda:
+    """O próprio Keras, em float32."""
+    if aparelho.startswith("GPU"):  # senão as mais novas multiplicam em TF32, de 10 bits
+        tf.config.experimental.enable_tensor_float_32_execution(False)
 
     @tf.function(input_signature=[tf.TensorSpec((None, LADO, LADO, 3))])
     def passo(lote):
-        saidas = keras.tree.flatten(copia(lote, training=False))
-        return [tf.cast(saida, tf.float32) for saida in saidas]
+        with tf.device(aparelho):
+            return rede(lote, training=False)
 
     def roda(fotos):
-        tamanho = 32 if motor == "keras-float16" else 8  # na CPU, lotes maiores só gastam memória
-        for lote, outras in fotos.batch(tamanho).prefetch(tf.data.AUTOTUNE).as_numpy_iterator():
-            saidas = [saida.numpy() for saida in passo(lote)]
-            yield from zip(saidas[0], saidas[-1], zip(*outras, strict=True), strict=True)
+        lotes = fotos.batch(FOTOS_POR_LOTE).prefetch(tf.data.AUTOTUNE)
+        for lote, outras in lotes.as_numpy_iterator():
+            mapas, vetores = (saida.numpy() for saida in passo(lote))
+            yield from zip(mapas, vetores, zip(*outras, strict=True), strict=True)
 
     return roda
 
@@ -111,44 +111,45 @@ def _no_openvino(
     rede: keras.Model, motor: str, pasta: pathlib.Path, fotos: tf.data.Dataset, threads: int
 ) -> Roda:
     """O OpenVINO, com várias fotos de uma vez; converte a rede na primeira vez e a guarda."""
-    ov = _openvino()
+    codigo = fontes(backbones, sys.modules[__name__])
+    digest = digesto(motor, versoes(motor), rede.name, digesto(rede.get_weights()), codigo)
+    arquivo = pasta / f"motor-{digest}.npz"
 
     def compila(xml, pesos):
+        ov = _openvino()
         opcoes = {"PERFORMANCE_HINT": "THROUGHPUT", "INFERENCE_PRECISION_HINT": motor[9:]}
         opcoes |= {"INFERENCE_NUM_THREADS": threads} if threads else {}
         lida = ov.Core().read_model(xml.tobytes(), ov.Tensor(pesos))
         return _em_fila(ov.Core().compile_model(lida, "CPU", opcoes))
 
-    def converte():
-        with tempfile.TemporaryDirectory() as temporaria:
-            # por um arquivo, porque direto da memória o OpenVINO não converte no Python 3.13
-            grafo = pathlib.Path(temporaria, "rede.pb")
-            grafo.write_bytes(_grafo(rede).SerializeToString())
-            convertida = ov.convert_model(grafo)
-            ov.save_model(convertida, f"{temporaria}/rede.xml", compress_to_fp16=False)
-            xml, pesos = (
-                np.fromfile(f"{temporaria}/rede.{tipo}", "uint8") for tipo in ("xml", "bin")
-            )
-        _compara(rede, compila(xml, pesos), fotos)
-        return {"xml": xml, "pesos": pesos}
-
-    codigo = fontes(backbones, sys.modules[__name__])
-    digest = digesto(motor, versoes(motor), rede.name, digesto(rede.get_weights()), codigo)
-    arquivo = pasta / f"motor-{digest}.npz"
-    convertida = le_arrays(arquivo, digest)
-    if convertida is None:
-        convertida = converte()
-        guarda_arrays(arquivo, digest, **convertida)
-    return compila(**convertida)
+    if convertida := le_arrays(arquivo, digest):
+        return compila(**convertida)
+    convertida = _converte(rede)
+    roda = compila(**convertida)
+    _compara(rede, roda, fotos)
+    guarda_arrays(arquivo, digest, **convertida)
+    return roda
 
 
-def _grafo(rede: keras.Model) -> tf.compat.v1.GraphDef:
-    """As contas da rede para um pedido, com os pesos dentro, como o TensorFlow as escreve."""
+def _converte(rede: keras.Model) -> dict[str, np.ndarray]:
+    """Os dois arquivos que o OpenVINO lê, em bytes: as contas (`xml`) e os `pesos`."""
+    ov = _openvino()
     contas = tf.function(
         lambda lote: rede(lote, training=False),
         input_signature=[tf.TensorSpec((FOTOS_POR_PEDIDO, LADO, LADO, 3))],
     )
-    return convert_variables_to_constants_v2(contas.get_concrete_function()).graph.as_graph_def()
+    grafo = convert_variables_to_constants_v2(contas.get_concrete_function()).graph
+    with tempfile.TemporaryDirectory() as nome:
+        # por um arquivo, porque direto da memória o OpenVINO não converte no Python 3.13
+        pasta = pathlib.Path(nome)
+        (pasta / "rede.pb").write_bytes(grafo.as_graph_def().SerializeToString())
+        try:
+            convertida = ov.convert_model(pasta / "rede.pb")
+        except Exception as erro:  # as falhas dele não têm uma classe em comum
+            raise ValueError(str(erro)) from erro
+        ov.save_model(convertida, pasta / "rede.xml", compress_to_fp16=False)
+        xml, pesos = (np.fromfile(pasta / f"rede.{tipo}", "uint8") for tipo in ("xml", "bin"))
+    return {"xml": xml, "pesos": pesos}
 
 
 def _em_fila(compilada) -> Roda:
@@ -159,22 +160,20 @@ def _em_fila(compilada) -> Roda:
     quantos = compilada.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS") + 1
 
     def roda(fotos):
-        livres = [compilada.create_infer_request() for _ in range(quantos)]
+        pedidos = itertools.cycle([compilada.create_infer_request() for _ in range(quantos)])
         em_curso = collections.deque()  # (pedido, as fotos e as outras coisas), o mais antigo antes
         lotes = fotos.batch(FOTOS_POR_PEDIDO).prefetch(2 * quantos)
         try:
             for lote, outras in lotes.as_numpy_iterator():
-                if not livres:
-                    pedido, respostas = _espera(*em_curso.popleft())
-                    livres.append(pedido)
-                    yield from respostas
+                if len(em_curso) == quantos:  # o mais antigo é o próximo pedido do ciclo
+                    yield from _respostas(*em_curso.popleft())
                 if len(lote) < FOTOS_POR_PEDIDO:  # o último: repete fotos até encher
                     lote = np.resize(lote, (FOTOS_POR_PEDIDO, *lote.shape[1:]))
-                pedido = livres.pop()
+                pedido = next(pedidos)
                 pedido.start_async([lote], share_inputs=True)
                 em_curso.append((pedido, lote, outras))
             while em_curso:
-                yield from _espera(*em_curso.popleft())[1]
+                yield from _respostas(*em_curso.popleft())
         finally:  # também num Ctrl-C: destruir um pedido em andamento derruba o Python
             for pedido, *_ in em_curso:
                 pedido.wait()
@@ -182,23 +181,17 @@ def _em_fila(compilada) -> Roda:
     return roda
 
 
-def _espera(pedido, lote: np.ndarray, outras: tuple):
-    """O pedido, livre de novo, e (mapa, vetor, outras coisas) de cada foto do `lote`.
-
-    O pedido lê as fotos do próprio `lote`, sem copiá-lo: quem espera o mantém na memória.
-    """
+def _respostas(pedido, lote: np.ndarray, outras: tuple) -> Iterator[tuple]:
+    """(mapa, vetor, outras coisas) de cada foto do `lote`, que o pedido lê sem copiar."""
     pedido.wait()
-    saidas = [pedido.get_output_tensor(i).data.copy() for i in range(len(pedido.results))]
-    return pedido, zip(saidas[0], saidas[-1], zip(*outras, strict=True), strict=False)
+    mapas, vetores = (pedido.get_output_tensor(i).data.copy() for i in (0, 1))
+    return zip(mapas, vetores, zip(*outras, strict=True), strict=False)
 
 
 def _compara(rede: keras.Model, motor: Roda, fotos: tf.data.Dataset) -> None:
-    """Levanta ValueError se o motor não gera os vetores que o Keras gera."""
-    certos = [  # de duas em duas: as 16 de uma vez pediriam mais de 1 GB
-        vetor
-        for lote, _ in fotos.batch(2)
-        for vetor in keras.tree.flatten(rede(lote, training=False))[-1].numpy()
-    ]
+    """Levanta ValueError se o motor não gera os vetores que o Keras gera na CPU."""
+    with tf.device("CPU:0"):  # de duas em duas, para gastar pouca memória
+        certos = [v for lote, _ in fotos.batch(2) for v in rede(lote, training=False)[1].numpy()]
     for a, (_, b, _) in zip(certos, motor(fotos), strict=True):
         cosseno = a @ b / (np.linalg.norm(a) * np.linalg.norm(b))
         if not cosseno >= COSSENO_MINIMO:

@@ -1,7 +1,7 @@
 """As partes feitas por muitas máquinas, ou por muitos processos: quem as reparte é o Ray Data.
 
-Quem chama escolhe o motor, a precisão e as threads, e cada nó é conferido antes de começar. O Ray
-só é importado quando alguém usa `liga`.
+Quem chama escolhe o motor, a precisão e as threads; cada processo confere, antes da primeira parte
+que faz, que a conta dele é a mesma. O Ray só é importado quando alguém usa `liga`.
 """
 
 import contextlib
@@ -11,7 +11,6 @@ import os
 import pathlib
 import pickle
 import socket
-import uuid
 from collections.abc import Callable, Iterator
 from types import ModuleType
 
@@ -19,10 +18,10 @@ import tensorflow_datasets as tfds
 
 from detector import caracteristicas, motores, partes
 from detector.ambiente import prepara
-from detector.arquivos import digesto, grava
+from detector.arquivos import digesto
 from detector.erros import ErroClaro
 
-ESPERA = 5  # segundos pelo endereço; o Ray levaria três minutos para desistir
+ESPERA = 5  # segundos pelo endereço; o Ray insistiria por muito mais tempo
 
 
 @contextlib.contextmanager
@@ -40,15 +39,16 @@ def liga(endereco: str, threads: int) -> Iterator[ModuleType]:
         raise ErroClaro(
             "falta o Ray. No terminal: python -m pip install -r requirements-ray.txt"
         ) from erro
-    n = str(threads)
-    variaveis = {"TF_NUM_INTRAOP_THREADS": n, "TF_NUM_INTEROP_THREADS": n}
-    variaveis["KERAS_BACKEND"] = "tensorflow"
-    codigo = {"py_modules": [str(pathlib.Path(__file__).parent)], "excludes": ["amostra"]}
+    variaveis = dict.fromkeys(["TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"], str(threads))
+    nos_processos = {
+        "py_modules": [str(pathlib.Path(__file__).parent)],
+        "excludes": ["amostra"],
+        "env_vars": variaveis | {"KERAS_BACKEND": "tensorflow"},
+    }
     try:
         if endereco not in ("local", "auto"):
             host, _, porta = endereco.rpartition(":")
             socket.create_connection((host, int(porta)), ESPERA).close()
-        nos_processos = codigo | {"env_vars": variaveis}
         ray.init(endereco, log_to_driver=False, logging_level="ERROR", runtime_env=nos_processos)
     except Exception as erro:  # conforme o que houve, o Ray levanta de tudo
         causa = (str(erro).strip().splitlines() or [type(erro).__name__])[0]
@@ -62,30 +62,28 @@ def liga(endereco: str, threads: int) -> Iterator[ModuleType]:
         ray.shutdown()
 
 
-def extrai(ray, threads, builder, tabela, leitor, backbone, corte, motor, pasta):
-    """O mesmo que `caracteristicas.extrai`, com as partes que faltam feitas pelos nós do Ray.
+def extrai(ray: ModuleType, threads: int, *pedido) -> caracteristicas.Caracteristicas:
+    """O mesmo que `caracteristicas.extrai(*pedido)`, com o que falta feito pelos nós do Ray.
 
     ray: de `liga`. threads: de cada processo; um nó tem tantos quantos couberem nos núcleos dele.
-    Levanta ErroClaro, antes de fazer qualquer parte, se um nó não pode fazer a mesma conta.
+    Levanta ErroClaro se nenhum nó tem tantos núcleos, ou se um deles não pode fazer a mesma conta.
     """
-    info = pathlib.Path(builder.data_path).absolute() / "dataset_info.json"
+    return caracteristicas.extrai(*pedido, espalha=functools.partial(_espalha, ray, threads))
 
-    def espalha(nome, faltam):
-        marca = faltam[0].pasta / f".incompleto-{uuid.uuid4().hex}"
-        vistos = {info: info.read_bytes(), marca: b""}
-        iguais = motores.versoes(nome), _receita(leitor, backbone, corte)
-        rede = pickle.dumps(backbone)  # que só se abre com as bibliotecas já preparadas
-        outros = leitor, rede, corte, nome, threads, faltam[0]
-        monta = functools.partial(_monta, vistos, *iguais, *outros)
-        grava(marca, b"")
-        try:
-            _confere(ray, threads, monta)
-            yield from _reparte(ray, threads, monta, faltam)
-        finally:
-            marca.unlink(missing_ok=True)
 
-    pedido = builder, tabela, leitor, backbone, corte, motor, pasta.absolute()
-    return caracteristicas.extrai(*pedido, espalha)
+def _espalha(ray, threads, builder, leitor, backbone, corte, motor, faltam) -> Iterator:
+    """As partes que faltam, uma a uma, assim que algum nó as deixa prontas."""
+    onde = pathlib.Path(builder.data_path).absolute()
+    iguais = _info(onde), motores.versoes(motor), _receita(leitor, backbone, corte)
+    rede = pickle.dumps(backbone)  # que só se abre com as bibliotecas já preparadas
+    outros = onde, leitor, rede, corte, motor, threads, faltam[0]
+    return _reparte(ray, threads, functools.partial(_monta, *iguais, *outros), faltam)
+
+
+def _info(onde: pathlib.Path) -> bytes | None:
+    """O que o TFDS diz do dataset que há na pasta; None se ela não se vê daqui."""
+    arquivo = onde / "dataset_info.json"
+    return arquivo.read_bytes() if arquivo.is_file() else None
 
 
 def _receita(leitor, backbone, corte) -> str:
@@ -94,15 +92,14 @@ def _receita(leitor, backbone, corte) -> str:
     return digesto(prova, resto)
 
 
-def _monta(vistos, versoes, receita, leitor, rede, corte, motor, threads, parte) -> Callable:
+def _monta(info, versoes, receita, onde, leitor, rede, corte, motor, threads, parte) -> Callable:
     """`partes.calcula` com o motor deste processo. Levanta ErroClaro se o nó faria outra conta."""
     aqui = f"o nó {socket.gethostname()}"
-    for arquivo, conteudo in vistos.items():
-        if not arquivo.is_file() or arquivo.read_bytes() != conteudo:
-            raise ErroClaro(
-                f"{aqui} não vê {arquivo.parent} como este computador: DATA_DIR e MODELOS têm de "
-                "ficar num disco que todos alcancem pelo mesmo caminho."
-            )
+    if _info(onde) != info:
+        raise ErroClaro(
+            f"{aqui} não vê {onde} como este computador: DATA_DIR e MODELOS têm de ficar num disco "
+            "que todos alcancem pelo mesmo caminho."
+        )
     prepara(0)
     if motor not in motores.candidatos(motor.partition("-")[0]):
         raise ErroClaro(f"{aqui} não roda o motor {motor}: escolha outro, ou tire esse nó.")
@@ -110,39 +107,19 @@ def _monta(vistos, versoes, receita, leitor, rede, corte, motor, threads, parte)
         raise ErroClaro(f"{aqui} tem as versões {daqui}, e não {versoes}: instale as mesmas.")
     if _receita(leitor, rede := pickle.loads(rede), corte) != receita:
         raise ErroClaro(f"{aqui} prepara as fotos com outro resultado.")
-    builder = tfds.builder_from_directory(next(iter(vistos)).parent)
+    builder = tfds.builder_from_directory(onde)
     amostra = partes.com_miniaturas(leitor, builder, [parte])
-    roda = motores.monta(motor, rede, corte, parte.pasta, amostra, threads)
+    roda = motores.monta(motor, rede, corte, parte.arquivo.parent, amostra, threads)
     if roda is None:
         raise ErroClaro(f"{aqui} não montou o motor {motor}: escolha outro, ou tire esse nó.")
     return functools.partial(partes.calcula, roda, leitor, builder)
-
-
-def _confere(ray: ModuleType, threads: int, monta: Callable) -> None:
-    """Cada nó que vai trabalhar monta o motor uma vez, ou diz por que não pode."""
-    num_no = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
-    tenta, monta = ray.remote(num_cpus=0)(lambda monta: bool(monta())), ray.put(monta)
-    nos = [no for no in ray.nodes() if no["Alive"] and no["Resources"].get("CPU", 0) >= threads]
-    if not nos:
-        raise ErroClaro(f"nenhum nó do Ray tem {threads} núcleos: diminua --threads.")
-    for no in nos:
-        la = num_no(no["NodeID"], soft=False)
-        no["resposta"] = tenta.options(scheduling_strategy=la).remote(monta)
-    for no in nos:
-        try:
-            ray.get(no["resposta"])
-        except ray.exceptions.RayError as erro:
-            if isinstance(causa := getattr(erro, "cause", None), ErroClaro):
-                raise causa from None
-            nome, causa = no["NodeManagerHostname"], str(erro).strip().splitlines()[-1]
-            raise ErroClaro(f"o nó {nome} não pôde ser usado ({causa}).") from erro
 
 
 class Trabalhador:
     """Um processo do Ray Data, que monta o motor uma vez e faz a parte de cada linha."""
 
     def __init__(self, monta: Callable):
-        self.calcula = functools.cache(monta)  # de novo com a conferência: o nó pode ser novo
+        self.calcula = functools.cache(monta)  # na primeira linha, para a frase voltar com ela
 
     def __call__(self, linha: dict) -> dict:
         """A linha, com a frase do ErroClaro que ela deu, ou ""."""
@@ -155,6 +132,9 @@ class Trabalhador:
 
 def _reparte(ray: ModuleType, threads: int, monta: Callable, faltam: list) -> Iterator:
     """Cada parte, assim que fica pronta; a do nó que cai, o Ray Data a dá a outro."""
+    nucleos = [no["Resources"].get("CPU", 0) for no in ray.nodes() if no["Alive"]]
+    if max(nucleos, default=0) < threads:
+        raise ErroClaro(f"nenhum nó do Ray tem {threads} núcleos: diminua --threads.")
     contexto = ray.data.DataContext.get_current()
     contexto.enable_progress_bars = contexto.print_on_execution_start = False  # há a nossa barra
     logging.getLogger("ray.data").setLevel("CRITICAL")
@@ -170,3 +150,6 @@ def _reparte(ray: ModuleType, threads: int, monta: Callable, faltam: list) -> It
             "faz tempo que nenhuma parte fica pronta: os nós caíram, ou travaram. Rode de novo: o "
             "que está pronto vale."
         ) from erro
+    except ray.exceptions.RayError as erro:
+        causa = str(erro).strip().splitlines()[-1]
+        raise ErroClaro(f"um nó do Ray não pôde trabalhar ({causa}).") from erro

@@ -4,6 +4,7 @@ Uma parte é função apenas de (fotos da fatia, leitor, backbone, corte, motor)
 qualquer máquina, pode calcular qualquer uma, e o nome do arquivo resume tudo de que ela depende.
 """
 
+import contextlib
 import dataclasses
 import inspect
 import pathlib
@@ -21,47 +22,30 @@ from detector.erros import ErroClaro
 
 FOTOS_POR_PARTE = 500
 LADO_MINIATURA = 16
+# Um registro com o CRC errado, um arquivo que falta, fotos a menos.
+DANOS = tf.errors.DataLossError, tf.errors.NotFoundError, tf.errors.FailedPreconditionError
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
 class Parte:
-    """As fotos de `inicio` a `fim` (sem ele), e os dois arquivos em que ficam."""
+    """As fotos de `inicio` a `fim` (sem ele), e o arquivo em que fica o que a rede diz delas."""
 
-    pasta: pathlib.Path
+    arquivo: pathlib.Path
+    digest: str
     inicio: int
     fim: int
-    digest: str
-    tem_mapas: bool
-
-    def _arquivo(self, tipo: str) -> tuple[pathlib.Path, str]:
-        nome = f"{tipo}-{self.digest}-{self.inicio:06}.npz"
-        return self.pasta / nome, f"{tipo} de {self.digest}"
 
     def le(self) -> dict[str, np.ndarray] | None:
-        """Vetores, rótulos e miniaturas; None se eles, ou os mapas, faltam ou não servem."""
-        vetores = le_arrays(*self._arquivo("vetores"))
-        if vetores and self.tem_mapas and le_arrays(*self._arquivo("mapas")) is None:
-            return None
-        return vetores
+        """Vetores, rótulos e miniaturas; None se a parte falta ou não serve."""
+        if arrays := le_arrays(self.arquivo, self.digest):
+            arrays.pop("mapas", None)
+        return arrays
 
-    def le_mapas(self) -> np.ndarray:
-        """Mapas float16 (fim − inicio, altura, largura, canais), ou os vetores, se não há corte."""
-        tipo = "mapas" if self.tem_mapas else "vetores"
-        if (arrays := le_arrays(*self._arquivo(tipo))) is None:
-            raise ErroClaro(
-                f"{self._arquivo(tipo)[0]} sumiu ou se estragou. Rode o notebook de novo."
-            )
-        return arrays[tipo]
-
-    def guarda(self, mapas: np.ndarray, **vetores: np.ndarray) -> None:
-        """Grava a parte; ela só vale com os dois arquivos inteiros."""
-        if self.tem_mapas:
-            with np.errstate(over="ignore"):
-                metade = mapas.astype("float16")
-            if not np.isfinite(metade).all():
-                raise ErroClaro("os mapas deste corte não cabem em 16 bits: escolha outro corte.")
-            guarda_arrays(*self._arquivo("mapas"), mapas=metade)
-        guarda_arrays(*self._arquivo("vetores"), **vetores)
+    def mapas(self) -> np.ndarray:
+        """Mapas float16 (fim − inicio, altura, largura, canais), ou os vetores, se são o mesmo."""
+        if (arrays := le_arrays(self.arquivo, self.digest)) is None:
+            raise ErroClaro(f"{self.arquivo} sumiu ou se estragou. Rode o notebook de novo.")
+        return arrays.get("mapas", arrays["vetores"])
 
 
 def receita(leitor: dados.Leitor, backbone: keras.Model, corte: str | None) -> list:
@@ -69,24 +53,22 @@ def receita(leitor: dados.Leitor, backbone: keras.Model, corte: str | None) -> l
 
     Do leitor, o código, as constantes que ele usa e o que ele faz com uma foto de prova.
     """
-    try:
-        codigo = [inspect.getsource(leitor), de_fora(leitor)]
-    except (OSError, TypeError):  # definido onde não há arquivo, ou um functools.partial
-        codigo = [de_fora(leitor)]
+    codigo = [de_fora(leitor)]
+    with contextlib.suppress(OSError, TypeError):  # definido fora de um arquivo, ou um partial
+        codigo.append(inspect.getsource(leitor))
     modulos = fontes(backbones, dados, motores, sys.modules[__name__])
     pesos = digesto(backbone.get_weights())
     return [[codigo, dados.prova(leitor)], backbone.name, pesos, corte, *modulos]
 
 
-def divide(
-    fotos: pd.DataFrame, depende_de: list, pasta: pathlib.Path, tem_mapas: bool
-) -> list[Parte]:
+def divide(fotos: pd.DataFrame, depende_de: list, pasta: pathlib.Path) -> list[Parte]:
     """As partes de 500 fotos; o digest de cada uma depende só das fotos que estão nela."""
     partes = []
     for inicio in range(0, len(fotos), FOTOS_POR_PARTE):
         destas = fotos["sha256"].iloc[inicio : inicio + FOTOS_POR_PARTE].tolist()
         digest = digesto(depende_de, destas)
-        partes.append(Parte(pasta, inicio, inicio + len(destas), digest, tem_mapas))
+        arquivo = pasta.absolute() / f"vetores-{digest}-{inicio:06}.npz"
+        partes.append(Parte(arquivo, digest, inicio, inicio + len(destas)))
     return partes
 
 
@@ -98,8 +80,10 @@ def com_miniaturas(
     Levanta ErroClaro se ele não diz que são tantas fotos quantas linhas têm as partes.
     """
 
+    quadro = dados.LADO // LADO_MINIATURA
+
     def junta(foto, rotulo):
-        quadros = tf.reshape(foto, (LADO_MINIATURA, 14, LADO_MINIATURA, 14, 3))
+        quadros = tf.reshape(foto, (LADO_MINIATURA, quadro, LADO_MINIATURA, quadro, 3))
         cinza = tf.image.rgb_to_grayscale(tf.reduce_mean(quadros, (1, 3)))
         miniatura = tf.cast(cinza[..., 0], tf.float16)
         return foto, (tf.reshape(tf.cast(rotulo, tf.float32), (1,)), miniatura)
@@ -114,26 +98,38 @@ def com_miniaturas(
     return pares.map(junta, tf.data.AUTOTUNE).with_options(dados.SEM_AJUSTE)
 
 
+@contextlib.contextmanager
+def explica(builder: dados.Builder) -> Iterator[None]:
+    """Põe numa frase, um ErroClaro, a falha de quem lê as fotos; a falta de memória passa."""
+    try:
+        yield
+    except DANOS as erro:
+        raise dados.danificado(builder) from erro
+    except tf.errors.InvalidArgumentError as erro:
+        causa = erro.message.partition("\n")[0][:200]
+        raise ErroClaro(f"o leitor não conseguiu preparar uma das fotos: {causa}") from erro
+
+
 def calcula(
     roda: motores.Roda, leitor: dados.Leitor, builder: dados.Builder, partes: list[Parte]
 ) -> Iterator[Parte]:
     """Passa as fotos das partes pelo motor e gera cada parte assim que ela está guardada.
 
-    Levanta ErroClaro se o dataset está danificado ou se o leitor não entrega uma foto por linha.
+    Levanta ErroClaro se o dataset está danificado, se o leitor não entrega uma foto por linha, se
+    os mapas não cabem em float16 ou se não se pode gravar.
     """
     saidas = roda(com_miniaturas(leitor, builder, partes))
     for parte in partes:
-        lidas = []
-        try:
-            for _ in range(parte.inicio, parte.fim):
-                lidas.append(next(saidas))
-        except tf.errors.ResourceExhaustedError:  # falta memória; os dados estão bons
-            raise
-        except (tf.errors.OpError, StopIteration) as erro:
-            raise dados.danificado(builder) from erro
+        with explica(builder):
+            lidas = [next(saidas) for _ in range(parte.inicio, parte.fim)]
         mapas, vetores, outras = zip(*lidas, strict=True)
         rotulos, miniaturas = zip(*outras, strict=True)
-        juntos = {"vetores": vetores, "rotulos": rotulos, "miniaturas": miniaturas}
-        juntos = {nome: np.stack(arrays) for nome, arrays in juntos.items()}
-        parte.guarda(np.stack(mapas), **juntos)
+        arrays = {"vetores": vetores, "rotulos": rotulos, "miniaturas": miniaturas, "mapas": mapas}
+        arrays = {nome: np.stack(valores) for nome, valores in arrays.items()}
+        mapas = arrays.pop("mapas")
+        if not np.array_equal(mapas, arrays["vetores"]):
+            if not np.abs(mapas).max() <= np.finfo("float16").max:
+                raise ErroClaro("os mapas deste corte não cabem em 16 bits: escolha outro corte.")
+            arrays["mapas"] = mapas.astype("float16")
+        guarda_arrays(parte.arquivo, parte.digest, **arrays)
         yield parte

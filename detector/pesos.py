@@ -35,7 +35,7 @@ def pesos_do_pip(nome: str) -> dict[str, np.ndarray]:
         conteudo = arquivo.read_bytes()
     except (ModuleNotFoundError, OSError, ValueError) as erro:
         raise ErroClaro(
-            f"faltam os pesos de {nome}. No terminal: python -m pip install {pacote}"
+            f"não achei os pesos de {nome} ({erro}). No terminal: python -m pip install {pacote}"
         ) from erro
     if hashlib.sha256(conteudo).hexdigest() != SHA256[nome]:
         raise ErroClaro(
@@ -69,30 +69,21 @@ class _LeitorDeTensores(pickle.Unpickler):
 
 
 def le_pth(arquivo: io.BufferedIOBase) -> dict[str, np.ndarray]:
-    """Lê um .pth do formato antigo do PyTorch e devolve {nome: array}.
+    """Lê um .pth do formato antigo do PyTorch e devolve {nome: array}, só de leitura.
 
     O formato é uma fila de pickles (três de cabeçalho, os tensores, a ordem dos blocos de dados)
     e depois os blocos, cada um com o seu tamanho na frente. Levanta pickle.UnpicklingError se o
-    arquivo pede algo que não é um tensor, e ValueError se os tamanhos não batem; diante de bytes
-    danificados, o pickle pode levantar outras exceções. Só use com um arquivo de SHA-256 conhecido.
+    arquivo pede algo que não é um tensor, e ValueError se um tensor sai do seu bloco; diante de
+    bytes danificados, o pickle levanta de tudo. Só use com um arquivo de SHA-256 conhecido.
     """
     _, _, _, tensores, ordem = (_LeitorDeTensores(arquivo).load() for _ in range(5))
-    tipos = {chave: (tipo, quantos) for (chave, tipo, quantos), *_ in tensores.values()}
+    bytes_de = {chave: tipo.itemsize * n for (chave, tipo, n), *_ in tensores.values()}
     blocos = {}
     for chave in ordem:
-        tipo, quantos = tipos[chave]
-        if int.from_bytes(arquivo.read(8), "little") != quantos:
-            raise ValueError(f"o bloco {chave} não tem o tamanho anunciado")
-        blocos[chave] = np.frombuffer(arquivo.read(quantos * tipo.itemsize), tipo, quantos)
-    return {
-        nome: _tensor(blocos[chave], *forma) for nome, ((chave, *_), *forma) in tensores.items()
-    }
-
-
-def _tensor(bloco: np.ndarray, inicio: int, formato: tuple, passos: tuple) -> np.ndarray:
-    """O tensor que começa em `inicio` e anda `passos` a cada eixo; ValueError se sai do bloco."""
-    ultimo = inicio + sum((n - 1) * passo for n, passo in zip(formato, passos, strict=True))
-    if min([inicio, *formato, *passos]) < 0 or ultimo >= len(bloco):
-        raise ValueError("um tensor aponta para fora do arquivo")
-    em_bytes = [passo * bloco.itemsize for passo in passos]
-    return np.lib.stride_tricks.as_strided(bloco[inicio:], formato, em_bytes, writeable=False)
+        arquivo.read(8)  # quantos números vêm a seguir, o que o tensor já disse
+        blocos[chave] = arquivo.read(bytes_de[chave])
+    lidos = {}
+    for nome, ((chave, tipo, _), inicio, formato, passos) in tensores.items():
+        onde = inicio * tipo.itemsize, [passo * tipo.itemsize for passo in passos]
+        lidos[nome] = np.ndarray(formato, tipo, blocos[chave], *onde)
+    return lidos

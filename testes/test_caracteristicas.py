@@ -90,14 +90,13 @@ def test_os_mapas_vem_na_ordem_com_o_rotulo_de_cada_um(extrai, lidas):
     extracao, (base, _) = extrai(), backbones.divide(rede(), "corte")
     todos = base.predict(lidas, verbose=0)
     extracao.rotulos = np.arange(N, dtype="float32")[:, np.newaxis]  # cada foto, um rótulo só dela
-    for indices in ([*range(N)], [3, 15], [0, 1, 9, 10, 29], [22]):
+    for indices in ([*range(N)], [3, 15], [0, 1, 9, 10, 29]):
         pares = extracao.mapas(indices)
         mapas, rotulos = zip(*pares.as_numpy_iterator(), strict=True)
         np.testing.assert_allclose(mapas, todos[indices], rtol=2e-3, atol=2e-3)
         assert np.ravel(rotulos).tolist() == indices and len(pares) == len(indices)
-    for indices in ([25, 3, 11, 3], np.array([29]), np.array([10, 0])):  # poucos, como vierem
-        mapas = extracao.mapas_de(indices)
-        np.testing.assert_allclose(mapas, todos[indices], rtol=2e-3, atol=2e-3)
+    poucos = [25, 3, 11, 3]  # como vierem
+    np.testing.assert_allclose(extracao.mapas_de(poucos), todos[poucos], rtol=2e-3, atol=2e-3)
     sem_corte = extrai(corte=None)
     assert np.array_equal(sem_corte.mapas_de([7, 15]), sem_corte.vetores[[7, 15]])
 
@@ -110,12 +109,11 @@ def test_nada_espera_a_thread_do_ajuste_automatico_do_tf_data(extrai, amostra):
         assert dataset.options().autotune.enabled is False
 
 
-@pytest.mark.parametrize("tipo", ["vetores", "mapas"])
 @pytest.mark.parametrize("estrago", ["apaga", "troca um bit", "põe outra parte no lugar"])
-def test_so_a_parte_que_nao_serve_e_refeita(extrai, tmp_path, estrago, tipo):
+def test_so_a_parte_que_nao_serve_e_refeita(extrai, estrago):
     antes = extrai()
     assert antes.extraidas == antes.segundos == 0
-    outra, parte, _ = sorted(tmp_path.glob(f"modelos/{tipo}-*"), key=lambda a: a.stem[-6:])
+    outra, parte, _ = (parte.arquivo for parte in antes.partes)
     inteiro = parte.read_bytes()
     if estrago == "apaga":
         parte.unlink()
@@ -194,12 +192,14 @@ def test_uma_linha_mudada_em_quem_faz_a_conta_e_so_nela_refaz_tudo(extrai, monke
 
 
 RUINS = {
-    "fica só com os gatos": lambda lidas: lidas.filter(lambda img, y: y == 0),
     "fica só com os cachorros": lambda lidas: lidas.filter(lambda img, y: y == 1),
     "repete as fotos": lambda lidas: lidas.repeat(2),
     "não dá o rótulo": lambda lidas: lidas.map(lambda img, y: img),
     "dá dois rótulos": lambda lidas: lidas.map(lambda img, y: (img, tf.stack([y, 1 - y]))),
     "dá outro tamanho": lambda lidas: lidas.map(lambda img, y: (img[:200], y)),
+    "falha com os gatos": lambda lidas: lidas.map(
+        lambda img, y: (tf.ensure_shape(img[: tf.cast(1 + 223 * y, tf.int32)], (224, 224, 3)), y)
+    ),
     "dá inteiros": lambda lidas: lidas.map(lambda img, y: (tf.cast(img, tf.uint8), y)),
 }
 
@@ -231,7 +231,5 @@ def test_o_motor_que_falha_da_lugar_ao_seguinte_e_nao_ao_mais_lento(extrai, monk
     tres, monta = ["openvino-bf16", "openvino-f32", "keras-float32"], motores.monta
     monkeypatch.setattr(motores, "candidatos", lambda motor: tres)
     monkeypatch.setattr(motores, "monta", lambda nome, *a: nome != tres[0] and monta(nome, *a))
-    assert extrai(backbone=rede(1)).motor == "openvino-f32"
-    monkeypatch.setattr(motores, "COSSENO_MINIMO", 1.1)  # nenhum motor concorda tanto com o Keras
-    outra = extrai(backbone=rede(2))
-    assert outra.motor == "keras-float32" and outra.extraidas == N
+    outra = extrai(backbone=rede(1))
+    assert outra.motor == "openvino-f32" and outra.extraidas == N

@@ -9,7 +9,7 @@ import tensorflow_datasets as tfds
 from keras import layers
 from sklearn.metrics import roc_auc_score
 
-from detector import backbones, dados, imagenet
+from detector import dados, imagenet
 from detector.erros import ErroClaro
 
 PETS = np.array([*imagenet.CACHORROS, *imagenet.GATOS])
@@ -29,25 +29,22 @@ def rede_do_keras(meio):
     return keras.Model(mapa, layers.Dense(1000)(meio(vetor)))
 
 
-def test_a_nota_do_vetor_e_a_que_a_rede_inteira_daria_a_foto_e_a_media_nas_unidas(backbone):
-    fotos = np.random.default_rng(0).random((2, 240, 240, 3), dtype="float32")
-    esperadas, vetores = [], []
-    for nome, recorte in ("EfficientNetLite0", fotos[:, :224, :224]), ("EfficientNetLite1", fotos):
-        inteira = backbones.efficientnet_lite(nome, topo=True)
-        esperadas.append(conta(inteira.predict(recorte, verbose=0), PETS))
-        ate_a_media = keras.Model(inteira.input, inteira.layers[-2].output)
-        vetores.append((ate_a_media if vetores else backbone).predict(recorte, verbose=0))
+def test_a_nota_e_a_conta_feita_sem_pressa_e_nas_unidas_a_media():
     cabecas = imagenet.cabecas("EfficientNetLite0+EfficientNetLite1")
+    vetores = np.random.default_rng(0).random((3, 2560), dtype="float32")
+    logits = [v @ k + b for v, (k, b) in zip(np.split(vetores, 2, axis=1), cabecas, strict=True)]
     for n in (1, 2):
-        obtidas = imagenet.nota(np.hstack(vetores[:n]), cabecas[:n], PETS)
-        np.testing.assert_allclose(obtidas, np.mean(esperadas[:n], axis=0), atol=1e-3)
+        obtidas = imagenet.Conhecidas(cabecas[:n], PETS).nota(vetores[:, : n * 1280])
+        esperadas = np.mean([conta(z, PETS) for z in logits[:n]], axis=0)
+        np.testing.assert_allclose(obtidas, esperadas, atol=1e-3)
 
 
-def test_a_nota_de_uma_rede_do_keras_tambem_e_a_da_rede_inteira(monkeypatch):
+def test_a_nota_de_uma_rede_do_keras_e_a_que_a_rede_inteira_daria_a_foto(monkeypatch):
     rede, mapas = rede_do_keras(layers.Dropout(0.5)), np.random.default_rng(0).random((3, 2, 2, 8))
     monkeypatch.setattr(keras.applications, "Xception", lambda weights: rede)
-    obtidas = imagenet.nota(mapas.mean(axis=(1, 2)), imagenet.cabecas("Xception"), PETS)
-    np.testing.assert_allclose(obtidas, conta(rede.predict(mapas, verbose=0), PETS), atol=1e-4)
+    sabe = imagenet.Conhecidas(imagenet.cabecas("Xception"), PETS)
+    esperadas = conta(rede.predict(mapas, verbose=0), PETS)
+    np.testing.assert_allclose(sabe.nota(mapas.mean(axis=(1, 2))), esperadas, atol=1e-4)
 
 
 def test_os_indices_de_gatos_e_de_cachorros_sao_os_deles(amostra, backbone):
@@ -59,8 +56,10 @@ def test_os_indices_de_gatos_e_de_cachorros_sao_os_deles(amostra, backbone):
     codigos = tfds.core.tfds_path("datasets/imagenet2012/labels.txt").read_text().split()
     pontas = [(codigos[i[0]], codigos[i[-1]], len(i)) for i in (gatos, cachorros)]
     assert pontas == [("n02123045", "n02124075", 5), ("n02085620", "n02113978", 118)]
-    canino = imagenet.nota(X, cabecas, cachorros) - imagenet.nota(X, cabecas, gatos)
-    assert roc_auc_score(y, canino) > 0.85
+    nota_de_gato, nota_de_cachorro = (
+        imagenet.Conhecidas(cabecas, i).nota(X) for i in (gatos, cachorros)
+    )
+    assert roc_auc_score(y, nota_de_cachorro - nota_de_gato) > 0.85
 
 
 def test_as_classes_de_outro_dataset_sao_as_que_as_fotos_lembram_ate_na_classe_menor():
@@ -73,7 +72,7 @@ def test_as_classes_de_outro_dataset_sao_as_que_as_fotos_lembram_ate_na_classe_m
     direta = [(np.eye(1000, dtype="float32"), np.zeros(1000, "float32"))]  # o vetor é os logits
     achados = imagenet.indices_das_classes(["rosa", "gato"], logits, direta, y.astype(int))
     assert achados.tolist() == [7, 9, 500]
-    obtidas = imagenet.nota(logits, direta, achados)
+    obtidas = imagenet.Conhecidas(direta, achados).nota(logits)
     np.testing.assert_allclose(obtidas, conta(logits, achados), atol=1e-3)
 
 
@@ -84,7 +83,7 @@ def test_o_limiar_deixa_passar_99_por_cento_das_fotos_e_nunca_uma_sem_nada(backb
     assert passam == pytest.approx(0.99, abs=0.002)
     lisas = np.random.default_rng(0).random((8, 1, 1, 3)) * np.ones((1, 224, 224, 1))
     vetores = backbone.predict(np.concatenate([imagenet.fotos_vazias(), lisas]), verbose=0)
-    sem_nada = imagenet.nota(vetores, imagenet.cabecas("EfficientNetLite0"), PETS)
+    sem_nada = imagenet.Conhecidas(imagenet.cabecas("EfficientNetLite0"), PETS).nota(vetores)
     assert (sem_nada < imagenet.limiar(np.full(100, -9.0), sem_nada[:-8])).all()
 
 
