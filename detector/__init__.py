@@ -7,8 +7,13 @@ só é carregada, e o TensorFlow com ela, quando alguém a usa pela primeira vez
 import importlib
 import importlib.util
 
-from detector.ambiente import carrega_tensorflow, confere_parametros, falta_pacote, prepara
-from detector.erros import ErroClaro
+from detector.ambiente import (
+    ErroClaro,
+    carrega_tensorflow,
+    confere_parametros,
+    nao_carrega,
+    prepara,
+)
 
 __version__ = "3.0.0"
 __all__ = [
@@ -36,5 +41,5 @@ def __getattr__(nome: str):
     carrega_tensorflow()
     try:
         return importlib.import_module(f"detector.{nome}")
-    except ModuleNotFoundError as erro:
-        raise falta_pacote(erro) from erro
+    except (ImportError, AttributeError) as erro:  # o `from … import` esconderia um AttributeError
+        raise nao_carrega(f"detector.{nome}", erro) from erro

@@ -41,7 +41,7 @@ def baixa(
         return
     parcial = destino.with_name(f"{destino.name}.parcial")
     if not parcial.is_file() or parcial.stat().st_size < tamanho:
-        _sonda(url, prazo)
+        sonda(url, prazo)
         parcial.parent.mkdir(parents=True, exist_ok=True)
         with open(parcial, "ab") as arquivo:
             _completa(arquivo, url, tamanho, espera)
@@ -55,7 +55,7 @@ def baixa(
     parcial.replace(destino)
 
 
-def _sonda(url: str, prazo: float) -> None:
+def sonda(url: str, prazo: float) -> None:
     """Levanta ConnectionError se `url` não começa a entregar o arquivo em `prazo` segundos."""
     falhas = [ConnectionError("o servidor não respondeu a tempo")]
 

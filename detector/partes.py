@@ -16,8 +16,8 @@ import pandas as pd
 import tensorflow as tf
 
 from detector import backbones, dados, motores
+from detector.ambiente import ErroClaro
 from detector.arquivos import de_fora, digesto, fontes, guarda_arrays, le_arrays
-from detector.erros import ErroClaro
 
 FOTOS_POR_PARTE = 500
 LADO_MINIATURA = 16

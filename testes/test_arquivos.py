@@ -11,7 +11,7 @@ import pytest
 from conftest import RAIZ
 
 from detector import arquivos
-from detector.erros import ErroClaro
+from detector.ambiente import ErroClaro
 
 ARRAYS = {"a": np.arange(50.0), "b": np.array("época 3"), "c": np.zeros((0, 2), "uint8")}
 

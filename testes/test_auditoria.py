@@ -8,7 +8,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from detector import auditoria
-from detector.erros import ErroClaro
+from detector.ambiente import ErroClaro
 
 CLASSES = ["gato", "cachorro"]
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from detector import arquivos, entrega, metricas
-from detector.erros import ErroClaro
+from detector.ambiente import ErroClaro
 
 EXPORTADO = "detector_dogs_cats.onnx"
 

@@ -15,7 +15,7 @@ import tensorflow_datasets as tfds
 from keras import layers
 
 from detector import caracteristicas, dados, motores, muitas, origem, partes
-from detector.erros import ErroClaro
+from detector.ambiente import ErroClaro
 
 N, POR_PARTE, CORTE = 200, 10, "corte"
 RAIZ = pathlib.Path(muitas.__file__).parent.parent

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from detector import pesos
-from detector.erros import ErroClaro
+from detector.ambiente import ErroClaro
 
 
 def pth(inicio=0, formato=(2, 3), passos=(1, 2), quantos=6, anunciados=6, tipo="FloatStorage"):
