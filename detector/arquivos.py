@@ -109,6 +109,7 @@ def trava(arquivo: pathlib.Path, ao_esperar: str) -> Iterator[None]:
     disco que não sabe travar, como alguns de rede, segue sem ela. Levanta o OSError de quem não
     consegue abrir `arquivo`.
     """
+    arquivo.parent.mkdir(parents=True, exist_ok=True)
     with open(arquivo, "ab") as aberto:
         while _e_de_outra(aberto):
             if ao_esperar:
