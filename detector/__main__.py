@@ -13,21 +13,18 @@ from detector.ambiente import MINIMOS, ErroClaro, caminho, confere_vizinhos, nao
 
 AJUDA = """\
 uso: python -m detector FOTO_OU_PASTA… [--modelos PASTA] [--csv ARQUIVO]
-     python -m detector --limpa | --confere | --version [--modelos PASTA]
-     python -m detector extrai [--modelos PASTA] [OPÇÕES]
+     python -m detector --limpa | --confere | --version | --help [--modelos PASTA]
+     python -m detector extrai [--dataset NOME_OU_PASTA] [--data-dir PASTA] [--arquivo-zip ZIP]
+                               [--modelos PASTA] [--backbone REDE] [--motor MOTOR]
+                               [--max-imagens N] [--ray ENDERECO] [--threads N]
 
-Diz se em cada foto há um gato, um cachorro ou nenhum dos dois.
-  --modelos PASTA   onde o notebook deixou o modelo (padrão: modelos)
-  --csv ARQUIVO     grava também uma tabela, que o Excel abre
-  --limpa           apaga de PASTA o que o notebook não usa mais
-  --confere         diz se esta máquina serve e, do que não serve, o que fazer
+Diz se em cada foto há um gato, um cachorro ou nenhum dos dois, com o que o notebook deixou na PASTA
+(padrão: modelos). O CSV se abre no Excel. `--limpa` apaga da PASTA o que o notebook não usa mais.
+`--confere` diz se esta máquina serve e, do que não serve, o que fazer.
 
-`extrai` passa as fotos pela parte congelada da rede, em uma ou em muitas máquinas, e deixa na
-PASTA o que o notebook, com os mesmos parâmetros, calcularia; ele acha tudo pronto. OPÇÕES:
-  --dataset NOME_OU_PASTA  --data-dir PASTA  --arquivo-zip ZIP  --max-imagens N
-  --backbone REDE  --motor MOTOR
-  --ray ENDERECO    local, auto ou HOST:PORTA; sem ele, só esta máquina
-  --threads N       de cada processo do Ray (padrão: 1)
+`extrai` passa as fotos pela parte congelada da rede e deixa na PASTA o que o notebook, com os
+mesmos parâmetros, calcularia. `--ray` (local, auto ou HOST:PORTA) divide o trabalho entre máquinas,
+e `--threads` é de cada processo.
 
 Devolve 0 se leu todas as fotos ou se tudo serve, 1 se não, 2 se não havia o que fazer."""
 SIM_OU_NAO = ("--help", "--version", "--limpa", "--confere")

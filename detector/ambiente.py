@@ -123,14 +123,12 @@ def confere_processador() -> set[str]:
 
 def confere_vizinhos() -> None:
     """Levanta ErroClaro se um arquivo daqui seria carregado no lugar de uma biblioteca."""
-    if not {"", os.getcwd()} & {*sys.path}:
-        return
-    for nome in BIBLIOTECAS:
-        if os.path.isfile(f"{nome}.py"):
-            raise ErroClaro(
-                f"{os.path.abspath(nome)}.py tem o nome de uma biblioteca e seria carregado no "
-                "lugar dela. Mude o nome dele e reinicie o kernel."
-            )
+    iguais = [os.path.abspath(f"{n}.py") for n in BIBLIOTECAS if os.path.isfile(f"{n}.py")]
+    if iguais and {"", os.getcwd()} & {*sys.path}:
+        raise ErroClaro(
+            f"{iguais[0]} tem o nome de uma biblioteca e seria carregado no lugar dela. Mude o "
+            "nome dele e reinicie o kernel."
+        )
 
 
 def carrega_tensorflow() -> None:
@@ -159,8 +157,8 @@ def importa(nome: str) -> ModuleType:
 
 def nao_carrega(nome: str, erro: Exception) -> ErroClaro:
     """A frase que diz qual pacote falta, ou por que o que há não carrega, e como instalá-lo."""
-    de_quem = erro.name if isinstance(erro, ImportError) and erro.name else nome
-    pacote = de_quem.partition(".")[0]
+    pacote = (erro.name if isinstance(erro, ImportError) else "") or nome
+    pacote = pacote.partition(".")[0]
     no_pip = NO_PIP.get(pacote, pacote)
     if isinstance(erro, ModuleNotFoundError) and importlib.util.find_spec(pacote) is None:
         if pacote == "tensorflow":
@@ -169,14 +167,12 @@ def nao_carrega(nome: str, erro: Exception) -> ErroClaro:
     while "\n" in str(erro).strip() and erro.__context__:  # o TensorFlow conta a história inteira
         erro = erro.__context__
     causa = f"{type(erro).__name__}: {str(erro).strip().partition(chr(10))[0]}"
-    conselho = f"python -m pip install --force-reinstall {no_pip}"
-    if pacote == "detector":  # o PyPI tem outro com este nome
-        conselho = "python -m detector --confere"
+    conselho = f"No terminal: python -m pip install --force-reinstall {no_pip}"
+    if pacote == "detector":
+        conselho = "`python -m detector --confere` diz o que falta."
     if "DLL" in causa:
-        conselho += " (ou instale o Microsoft Visual C++ Redistributable)"
-    return ErroClaro(
-        f"o pacote {pacote} está instalado, mas não carrega ({causa}). No terminal: {conselho}"
-    )
+        conselho = "Instale o Microsoft Visual C++ Redistributable."
+    return ErroClaro(f"o pacote {pacote} está instalado, mas não carrega ({causa}). {conselho}")
 
 
 @contextlib.contextmanager

@@ -3,7 +3,6 @@
 Cada linha só carrega aquilo de que precisa: se o TensorFlow não serve, as outras saem assim mesmo.
 """
 
-import importlib.metadata
 import json
 import os
 import pathlib
@@ -15,6 +14,7 @@ import sys
 import tempfile
 import time
 import zipfile
+from importlib.metadata import version
 
 from detector import ambiente
 from detector.ambiente import ErroClaro
@@ -71,15 +71,14 @@ def _disco(modelos: pathlib.Path) -> str:
     pasta = next(p for p in (modelos.absolute(), *modelos.absolute().parents) if p.exists())
     with ambiente.no_disco("gravar em", pasta, "mude MODELOS"):
         tempfile.TemporaryFile(dir=pasta).close()
-        livres = shutil.disk_usage(pasta).free
-    return f"{_sobram(livres, 3, 'libere espaço')} em {pasta}"
+        return _sobram(shutil.disk_usage(pasta).free, 3, "libere espaço") + f" em {pasta}"
 
 
-def _sobram(livres: int, precisa: int, conselho: str) -> str:
-    dito = f"{livres / 1e9:.1f} GB livres".replace(".", ",")
-    if livres < precisa * 1e9:
-        raise ErroClaro(f"só {dito}, e o notebook usa uns {precisa}: {conselho}.")
-    return dito
+def _sobram(bytes_: int, precisa: int, conselho: str) -> str:
+    if bytes_ < precisa * 1e9:
+        usa = f"o notebook usa uns {precisa} GB"
+        raise ErroClaro(f"só {bytes_ / 1e9:.1f} GB livres, e {usa}: {conselho}.")
+    return f"{bytes_ / 1e9:.0f} GB livres"
 
 
 def _rede(modelos: pathlib.Path) -> str:
@@ -97,22 +96,12 @@ def _versoes(modelos: pathlib.Path) -> str:
     from packaging.requirements import Requirement
 
     lista = pathlib.Path(__file__).parents[1] / "requirements.txt"
-    if lista.is_file():
-        pedidos = re.findall(r"^[^#\s]+", lista.read_text(encoding="utf-8"), re.MULTILINE)
-    else:
-        pedidos = importlib.metadata.requires("detector-dogs-cats") or []
-    ha = {_simples(d.name): d.version for d in importlib.metadata.distributions()}
-    pedidos = [p for p in map(Requirement, pedidos) if "extra" not in str(p.marker)]
-    ruins = [p for p in pedidos if not p.specifier.contains(ha.get(_simples(p.name), "0"))]
-    if ruins:
-        ditos = ", ".join(f"{p.name} {ha.get(_simples(p.name), '(falta)')}" for p in ruins)
-        comando = " ".join(f'"{p}"' for p in ruins)
-        raise ErroClaro(f"{ditos}. No terminal: python -m pip install {comando}")
-    return ", ".join(f"{nome} {ha[nome]}" for nome in ("tensorflow", "keras", "numpy", "openvino"))
-
-
-def _simples(nome: str) -> str:
-    return nome.lower().replace("_", "-")
+    texto = lista.read_text(encoding="utf-8") if lista.is_file() else ""  # senão, o pip conferiu
+    for pedido in map(Requirement, re.findall(r"^[^#\s]+", texto, re.MULTILINE)):
+        if not pedido.specifier.contains(ha := version(pedido.name)):
+            comando = f'python -m pip install "{pedido}"'
+            raise ErroClaro(f"{pedido.name} é o {ha}, que não serve. No terminal: {comando}")
+    return ", ".join(f"{n} {version(n)}" for n in ("tensorflow", "keras", "numpy", "openvino"))
 
 
 def _carrega(modelos: pathlib.Path) -> str:

@@ -18,19 +18,12 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from detector.ambiente import (
-    TEXTOS,
-    ErroClaro,
-    caminho,
-    confere_parametros,
-    motivo,
-    no_disco,
-    prepara,
-)
+from detector import ambiente
+from detector.ambiente import ErroClaro, caminho, motivo, no_disco
 from detector.arquivos import codigo_do_pacote, digesto, grava, sincroniza, trava
 from detector.metricas import Medidas
 
-SEM_ESPACO = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
+SEM_ESPACO = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}  # só quem grava os vê
 MODELO, DO_CLASSIFICADOR = "detector_dogs_cats.keras", "classificador.npz"
 METRICAS = "metricas.json"
 EXPORTADOS = {"detector_dogs_cats.tflite", "detector_dogs_cats.onnx"}
@@ -49,13 +42,13 @@ def comeca(parametros: Mapping) -> tuple[pathlib.Path, Medidas]:
     não se pode gravar em MODELOS.
     """
     medidas = Medidas()
-    confere_parametros(parametros)
+    ambiente.confere_parametros(parametros)
     medidas.update(backbone=parametros["BACKBONE"], semente=parametros["SEMENTE"])
-    prepara(parametros["SEMENTE"])
+    ambiente.prepara(parametros["SEMENTE"])
     if kernel := "IPython" in sys.modules and sys.modules["IPython"].get_ipython():
         kernel.set_custom_exc((OSError,), _disco_cheio)
-    usados = [os.path.abspath(parametros[nome]) for nome in TEXTOS if parametros.get(nome)]
-    if "google.colab" in sys.modules and any(u.startswith("/content/drive") for u in usados):
+    ditos = [os.path.abspath(parametros.get(nome) or "") for nome in ambiente.TEXTOS]
+    if "google.colab" in sys.modules and any(d.startswith("/content/drive") for d in ditos):
         importlib.import_module("google.colab.drive").mount("/content/drive")
     return abre_pasta(parametros["MODELOS"]), medidas
 
@@ -65,8 +58,8 @@ def _disco_cheio(kernel, tipo, erro, pilha, tb_offset=None) -> None:
     if erro.errno in SEM_ESPACO:
         onde = erro.filename or tempfile.gettempdir()
         erro = ErroClaro(
-            f"não consegui gravar em {onde} ({motivo(erro)}). Libere espaço e rode esta célula de "
-            "novo: o que já estava gravado continua valendo."
+            f"não consegui gravar em {onde} ({motivo(erro)}). {ambiente.CONSELHOS[erro.errno]} e "
+            "rode esta célula de novo: o que já estava gravado continua valendo."
         )
     kernel.showtraceback((type(erro), erro, pilha), tb_offset)
 
@@ -85,7 +78,7 @@ def acha_modelo(modelos: str | os.PathLike) -> tuple[pathlib.Path, pathlib.Path]
     achados = pasta / MODELO, pasta / DO_CLASSIFICADOR
     with no_disco("abrir", pasta, "mude a pasta dos modelos"):
         completa(pasta)
-        faltam = [arquivo for arquivo in achados if not os.path.lexists(arquivo)]
+        faltam = [arquivo for arquivo in achados if not arquivo.is_file()]
     if faltam:
         raise ErroClaro(f"{faltam[0]} não existe; rode antes o `make`, ou o notebook inteiro.")
     return achados

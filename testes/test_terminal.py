@@ -86,21 +86,10 @@ def test_a_ajuda_diz_cada_opcao_e_importar_o_pacote_e_leve_e_silencioso():
     fim = roda("--help", PYTHONPROFILEIMPORTTIME="1")
     assert fim.returncode == 0 and fim.stdout.startswith("uso: python -m detector")
     opcoes = [*(f"--{nome.replace('_', '-')}" for nome in DE_EXTRAI), "--modelos", "--confere"]
-    assert all(f"{opcao} " in fim.stdout for opcao in opcoes)
+    assert all(opcao in fim.stdout for opcao in opcoes)
     assert "argparse" in fim.stderr and "numpy" not in fim.stderr
     assert roda("extrai", "-h").stdout == fim.stdout
     assert roda("--version").stdout == f"detector {detector.__version__}\n"
-
-
-def test_limpa_apaga_o_que_a_ultima_execucao_nao_usou(tmp_path):
-    agora = time.time()
-    (tmp_path / "metricas.json").write_text(f'{{"inicio": {agora - 60}}}')
-    for nome, idade in (("velho-0123456789ab.npz", 999), ("novo-0123456789ab.npz", 0)):
-        (tmp_path / nome).write_bytes(bytes(2_500_000))
-        os.utime(tmp_path / nome, (agora - idade, agora - idade))
-    fim = roda("--limpa", "--modelos", tmp_path)
-    assert fim.returncode == 0 and "1 arquivos, 2.5 MB" in fim.stdout
-    assert {p.name for p in tmp_path.iterdir()} == {"metricas.json", "novo-0123456789ab.npz"}
 
 
 def test_confere_diz_o_que_serve_e_o_que_fazer_mesmo_sem_tensorflow_nem_rede(modelos, tmp_path):
@@ -118,7 +107,7 @@ def test_confere_diz_o_que_serve_e_o_que_fazer_mesmo_sem_tensorflow_nem_rede(mod
     }
     assert "o proxy da rede recusou a conexão. Sem o download, o notebook usa a" in ditas["rede"]
     assert ditas["bibliotecas"] == "ATENÇÃO: o Python morreu ao carregá-las (sinal 4)"
-    assert f"Keras {detector.confere.importlib.metadata.version('keras')}" in ditas["modelos"]
+    assert f"Keras {detector.confere.version('keras')}" in ditas["modelos"]
     (tmp_path / "keras.py").write_text("print('a lição da aula 3')")
     fim = roda("--confere", "--modelos", tmp_path / "keras.py/m", pasta=tmp_path, **SEM_REDE)
     assert "keras.py tem o nome de uma biblioteca" in fim.stdout and "aula 3" not in fim.stdout
