@@ -1,5 +1,7 @@
 """Pelo terminal: classificar (`python -m detector foto.jpg`), extrair, limpar ou conferir."""
 
+from __future__ import annotations  # para dizer ao Python 3.9 que ele não serve
+
 import argparse
 import contextlib
 import functools

@@ -1,5 +1,7 @@
 """O que precisa estar certo na máquina antes da primeira conta, e a frase do que não está."""
 
+from __future__ import annotations  # para dizer ao Python 3.9 que ele não serve
+
 import contextlib
 import ctypes
 import errno

@@ -3,6 +3,8 @@
 Cada linha só carrega aquilo de que precisa: se o TensorFlow não serve, as outras saem assim mesmo.
 """
 
+from __future__ import annotations  # para dizer ao Python 3.9 que ele não serve
+
 import json
 import os
 import pathlib

@@ -7,6 +7,7 @@ qualquer máquina, pode calcular qualquer uma, e o nome do arquivo resume tudo d
 import dataclasses
 import inspect
 import pathlib
+import re
 import sys
 from collections.abc import Iterator
 
@@ -114,6 +115,18 @@ def com_miniaturas(
     return pares.map(junta, tf.data.AUTOTUNE).with_options(dados.SEM_AJUSTE)
 
 
+def nao_leu(builder: dados.Builder, erro: Exception) -> ErroClaro:
+    """A frase de quem não leu as fotos até o fim: só o que está estragado se manda apagar."""
+    estragos = (tf.errors.DataLossError, tf.errors.NotFoundError, StopIteration)
+    if isinstance(erro, estragos) or re.search("jpeg|decode", str(erro), re.IGNORECASE):
+        return dados.danificado(builder)
+    causa = f"{type(erro).__name__}: {str(erro).splitlines()[0][-200:]}"
+    return ErroClaro(
+        f"não consegui ler as fotos de {builder.data_path} ({causa}). Os arquivos podem estar "
+        "bons: confira a permissão, a memória, o disco ou a rede e, se você o mudou, o leitor."
+    )
+
+
 def calcula(
     roda: motores.Roda, leitor: dados.Leitor, builder: dados.Builder, partes: list[Parte]
 ) -> Iterator[Parte]:
@@ -127,10 +140,8 @@ def calcula(
         try:
             for _ in range(parte.inicio, parte.fim):
                 lidas.append(next(saidas))
-        except tf.errors.ResourceExhaustedError:  # falta memória; os dados estão bons
-            raise
         except (tf.errors.OpError, StopIteration) as erro:
-            raise dados.danificado(builder) from erro
+            raise nao_leu(builder, erro) from erro
         mapas, vetores, outras = zip(*lidas, strict=True)
         rotulos, miniaturas = zip(*outras, strict=True)
         juntos = {"vetores": vetores, "rotulos": rotulos, "miniaturas": miniaturas}
