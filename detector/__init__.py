@@ -7,24 +7,16 @@ só é carregada, e o TensorFlow com ela, quando alguém a usa pela primeira vez
 import importlib
 import importlib.util
 
-from detector.ambiente import carrega_tensorflow, confere_parametros, falta_pacote, prepara
-from detector.erros import ErroClaro
+from detector import ambiente
+from detector.ambiente import ErroClaro, confere_parametros, prepara
 
 __version__ = "3.0.0"
-__all__ = [
-    "ErroClaro",
-    "carrega_classificador",
-    "comeca",
-    "confere_parametros",
-    "prepara",
-    "redimensiona_img",
-]
-
-_ATALHOS = {
+_ATALHOS = {  # o que se pede ao pacote, e a sala em que está
     "carrega_classificador": "classificador",
     "comeca": "entrega",
     "redimensiona_img": "dados",
 }
+__all__ = ["ErroClaro", "confere_parametros", "prepara", *_ATALHOS]
 
 
 def __getattr__(nome: str):
@@ -33,8 +25,8 @@ def __getattr__(nome: str):
         return getattr(__getattr__(_ATALHOS[nome]), nome)
     if nome.startswith("_") or importlib.util.find_spec(f"detector.{nome}") is None:
         raise AttributeError(f"o pacote detector não tem {nome!r}")
-    carrega_tensorflow()
+    ambiente.carrega_tensorflow()
     try:
         return importlib.import_module(f"detector.{nome}")
-    except ModuleNotFoundError as erro:
-        raise falta_pacote(erro) from erro
+    except (ImportError, AttributeError) as erro:  # o `from … import` esconderia um AttributeError
+        raise ambiente.nao_carrega(f"detector.{nome}", erro) from erro

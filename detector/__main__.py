@@ -1,41 +1,37 @@
-"""Pelo terminal: classificar (`python -m detector foto.jpg`) ou extrair (`… extrai`)."""
+"""Pelo terminal: classificar (`python -m detector foto.jpg`), extrair, limpar ou conferir."""
+
+from __future__ import annotations  # para dizer ao Python 3.9 que ele não serve
 
 import argparse
 import contextlib
 import functools
+import glob
 import os
 import pathlib
 import sys
 
 import detector
-from detector.arquivos import grava
-from detector.entrega import abre_pasta, acha_modelo, limpa
-from detector.erros import ErroClaro
-from detector.fotos import caminhos
+from detector.ambiente import MINIMOS, ErroClaro, caminho, confere_vizinhos, nao_carrega
 
-FIM = """\
-exemplos:
-  python -m detector rex.jpg                    uma foto
-  python -m detector fotos/ --csv tabela.csv    uma pasta inteira, numa tabela
-  python -m detector --limpa                    libera espaço em modelos/
-  python -m detector extrai --help              passa as fotos pela rede, em várias máquinas
+AJUDA = """\
+uso: python -m detector FOTO_OU_PASTA… [--modelos PASTA] [--csv ARQUIVO]
+     python -m detector --limpa | --confere | --version | --help [--modelos PASTA]
+     python -m detector extrai [--dataset NOME_OU_PASTA] [--data-dir PASTA] [--arquivo-zip ZIP]
+                               [--modelos PASTA] [--backbone REDE] [--motor MOTOR]
+                               [--max-imagens N] [--ray ENDERECO] [--threads N]
 
-Devolve 0 se leu todas as fotos, 1 se alguma não pôde ser lida, 2 se não havia o que fazer."""
+Diz se em cada foto há um gato, um cachorro ou nenhum dos dois, com o que o notebook deixou na PASTA
+(padrão: modelos). O CSV se abre no Excel. `--limpa` apaga da PASTA o que o notebook não usa mais.
+`--confere` diz se esta máquina serve e, do que não serve, o que fazer.
 
-FIM_EXTRAI = """\
-Deixa na PASTA o que o notebook, com os mesmos parâmetros, calcularia; ele acha tudo pronto.
+`extrai` passa as fotos pela parte congelada da rede e deixa na PASTA o que o notebook, com os
+mesmos parâmetros, calcularia. `--ray` (local, auto ou HOST:PORTA) divide o trabalho entre máquinas,
+e `--threads` é de cada processo.
 
-exemplos:
-  python -m detector extrai                                      nesta máquina
-  python -m detector extrai --ray local --threads 1              um processo por núcleo
-  python -m detector extrai --ray 10.0.0.5:6379 --data-dir /rede/tfds --modelos /rede/modelos"""
-
-
-class _Formato(argparse.RawDescriptionHelpFormatter):
-    """A ajuda como foi escrita, com "uso" no lugar de "usage"."""
-
-    def add_usage(self, usage, actions, groups, prefix=None) -> None:
-        super().add_usage(usage, actions, groups, "uso: ")
+Devolve 0 se leu todas as fotos ou se tudo serve, 1 se não, 2 se não havia o que fazer."""
+SIM_OU_NAO = ("--help", "--version", "--limpa", "--confere")
+DE_EXTRAI = {"dataset": "cats_vs_dogs", "data_dir": None, "arquivo_zip": None, "ray": None}
+DE_EXTRAI |= {"backbone": "EfficientNetLite0", "motor": "auto", "max_imagens": None, "threads": 1}
 
 
 class _Argumentos(argparse.ArgumentParser):
@@ -43,105 +39,85 @@ class _Argumentos(argparse.ArgumentParser):
 
     def error(self, message: str) -> None:
         dito = " ".join(sys.argv[1:])
-        raise ErroClaro(f"não entendi `{dito}`; veja como se usa com `{self.prog} --help`.")
+        raise ErroClaro(f"não entendi `{dito}`; veja como se usa com `python -m detector --help`.")
 
 
-def _argumentos() -> _Argumentos:
-    argumentos = _Argumentos(
-        prog="python -m detector",
-        description="Diz se em cada foto há um gato, um cachorro ou nenhum dos dois.",
-        epilog=FIM,
-        formatter_class=_Formato,
-        add_help=False,
-    )
-    grupo = argumentos.add_argument_group("o que você pode dizer")
-    grupo.add_argument(
-        "fotos", nargs="*", metavar="FOTO_OU_PASTA", help="fotos, ou pastas com fotos"
-    )
-    grupo.add_argument(
-        "--modelos",
-        default="modelos",
-        metavar="PASTA",
-        help="onde o notebook deixou o modelo (padrão: modelos)",
-    )
-    grupo.add_argument("--csv", metavar="ARQUIVO", help="grava também uma tabela em CSV")
-    grupo.add_argument(
-        "--limpa", action="store_true", help="apaga de PASTA o que o notebook não usa mais"
-    )
-    grupo.add_argument(
-        "--version",
-        action="version",
-        version=f"detector {detector.__version__}",
-        help="mostra a versão e sai",
-    )
-    grupo.add_argument("-h", "--help", action="help", help="mostra esta ajuda e sai")
-    return argumentos
-
-
-def _argumentos_extrai() -> _Argumentos:
-    argumentos = _Argumentos(
-        prog="python -m detector extrai",
-        description="Passa cada foto pela parte congelada da rede, em uma ou em muitas máquinas.",
-        epilog=FIM_EXTRAI,
-        formatter_class=_Formato,
-        add_help=False,
-    )
-    grupo = argumentos.add_argument_group("o que você pode dizer, como no notebook")
-    grupo.add_argument("--dataset", default="cats_vs_dogs", metavar="NOME_OU_PASTA")
-    grupo.add_argument("--data-dir", metavar="PASTA", help="onde o TFDS guarda os dados")
-    grupo.add_argument("--arquivo-zip", metavar="ZIP")
-    grupo.add_argument("--modelos", default="modelos", metavar="PASTA", help="padrão: modelos")
-    grupo.add_argument("--backbone", default="EfficientNetLite0", metavar="REDE")
-    grupo.add_argument("--motor", default="auto", help="auto, keras ou openvino")
-    grupo.add_argument("--max-imagens", type=int, metavar="N", help="só as N primeiras fotos")
-    grupo = argumentos.add_argument_group("e mais")
-    grupo.add_argument("--ray", metavar="ENDERECO", help="local, auto ou HOST:PORTA; sem ele, aqui")
-    grupo.add_argument(
-        "--threads", type=int, default=1, metavar="N", help="de cada processo do Ray (padrão: 1)"
-    )
-    grupo.add_argument("-h", "--help", action="help", help="mostra esta ajuda e sai")
-    return argumentos
+def _pedido(ditos: list[str]) -> argparse.Namespace:
+    argumentos = _Argumentos(add_help=False)
+    argumentos.add_argument("--modelos", default="modelos")
+    for opcao in SIM_OU_NAO:
+        argumentos.add_argument(opcao, *["-h"][: opcao == "--help"], action="store_true")
+    if ditos[:1] == ["extrai"]:
+        for nome, padrao in DE_EXTRAI.items():
+            tipo = int if nome.upper() in MINIMOS else str
+            argumentos.add_argument(f"--{nome.replace('_', '-')}", type=tipo, default=padrao)
+        return argumentos.parse_args(ditos[1:])
+    argumentos.add_argument("--csv")
+    argumentos.add_argument("fotos", nargs="*")
+    return argumentos.parse_intermixed_args(ditos)
 
 
 def principal() -> int:
     """Faz o que o terminal pediu e devolve o código de saída."""
     sys.stdout.reconfigure(errors="replace")  # há nomes de arquivo que nenhum terminal mostra
-    if sys.argv[1:2] == ["extrai"]:
-        return _extrai(_argumentos_extrai().parse_args(sys.argv[2:]))
-    pedido = _argumentos().parse_args()
+    pedido = _pedido(sys.argv[1:])
+    if pedido.help or pedido.version:
+        print(AJUDA if pedido.help else f"detector {detector.__version__}")
+        return 0
+    if pedido.confere:
+        from detector.confere import confere
+
+        return int(not confere(caminho(pedido.modelos)))
+    confere_vizinhos()  # antes do NumPy, que as salas carregam
     if pedido.limpa:
-        quantos, tamanho = limpa(pathlib.Path(os.path.expanduser(pedido.modelos)))
+        from detector.entrega import limpa
+
+        quantos, tamanho = limpa(caminho(pedido.modelos))
         print(f"apagados de {pedido.modelos}: {quantos} arquivos, {tamanho / 1e6:.1f} MB")
         return 0
+    return _classifica(pedido) if "fotos" in pedido else _extrai(pedido)
+
+
+def _classifica(pedido: argparse.Namespace) -> int:
+    """Escreve uma linha por foto e, se pedida, a tabela. Devolve 1 se alguma não pôde ser lida."""
+    from detector.arquivos import grava
+    from detector.entrega import acha_modelo
+    from detector.fotos import caminhos
+
     if not pedido.fotos:
         raise ErroClaro("diga que fotos classificar, como em `python -m detector foto.jpg`.")
-    return _classifica(caminhos(pedido.fotos), pedido.modelos, pedido.csv)
-
-
-def _classifica(fotos: list[pathlib.Path], modelos: str, csv: str | None) -> int:
-    """Escreve uma linha por foto e, se pedida, a tabela. Devolve 1 se alguma não pôde ser lida."""
-    acha_modelo(modelos)
+    if pedido.csv and caminho(pedido.csv).is_dir():
+        raise ErroClaro(f"--csv {pedido.csv} é uma pasta; diga o arquivo, como em --csv tabela.csv")
+    fotos = caminhos(achada for dita in pedido.fotos for achada in _achadas(caminho(dita)))
+    acha_modelo(pedido.modelos)
     sala = detector.classificador  # só agora vem o TensorFlow, que leva segundos
-    tabela = sala.classifica_varias(sala.carrega_classificador(modelos), fotos)
+    tabela = sala.classifica_varias(sala.carrega_classificador(caminho(pedido.modelos)), fotos)
     for linha in tabela.to_dict("records"):
         print(f"{linha['arquivo']}: {linha['erro'] or sala.Veredito(linha)}")
-    if csv:
-        tabela_csv = tabela.to_csv(index=False).encode(errors="replace")
-        grava(pathlib.Path(os.path.expanduser(csv)), tabela_csv)
+    if pedido.csv:
+        conteudo = tabela.to_csv(index=False).encode("utf-8-sig", errors="replace")  # para o Excel
+        grava(caminho(pedido.csv), conteudo, "escolha outro arquivo em --csv")
     return int((tabela["erro"] != "").any())
+
+
+def _achadas(dita: pathlib.Path) -> list[str | pathlib.Path]:
+    """Os arquivos de um `*.jpg` que o terminal, como o do Windows, não trocou pelos nomes."""
+    return [dita] if os.path.exists(dita) else sorted(glob.glob(str(dita))) or [dita]
 
 
 def _extrai(pedido: argparse.Namespace) -> int:
     """Deixa em MODELOS as características de cada foto, como a célula do notebook deixaria."""
-    parametros = {nome.upper(): valor for nome, valor in vars(pedido).items()}
-    detector.confere_parametros(parametros)
+    for nome in ("dataset", "data_dir", "arquivo_zip", "modelos"):
+        if dito := getattr(pedido, nome):
+            setattr(pedido, nome, str(caminho(dito)))
+    detector.confere_parametros({nome.upper(): valor for nome, valor in vars(pedido).items()})
     detector.prepara(0)
     with contextlib.ExitStack() as no_fim:
         extrai = detector.caracteristicas.extrai
         if pedido.ray:
             ray = no_fim.enter_context(detector.muitas.liga(pedido.ray, pedido.threads))
             extrai = functools.partial(detector.muitas.extrai, ray, pedido.threads)
-        pasta = abre_pasta(pedido.modelos)
+        pasta = detector.entrega.abre_pasta(pedido.modelos)
         builder = detector.origem.abre(pedido.dataset, pedido.data_dir, pedido.arquivo_zip)
         fotos = detector.dados.lista(builder, pedido.max_imagens)
         backbone = detector.backbones.cria(pedido.backbone)
@@ -157,7 +133,8 @@ if __name__ == "__main__":
     try:
         codigo = principal()
         sys.stdout.flush()
-    except ErroClaro as erro:
+    except (ErroClaro, ImportError) as erro:
+        erro = nao_carrega("detector", erro) if isinstance(erro, ImportError) else erro
         print(erro, file=sys.stderr)
         codigo = 2
     except KeyboardInterrupt:

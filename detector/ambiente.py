@@ -1,26 +1,71 @@
-"""O que precisa estar certo na máquina antes da primeira conta."""
+"""O que precisa estar certo na máquina antes da primeira conta, e a frase do que não está."""
+
+from __future__ import annotations  # para dizer ao Python 3.9 que ele não serve
 
 import contextlib
+import ctypes
+import errno
 import importlib
+import importlib.util
 import os
+import pathlib
+import re
 import signal
 import sys
 import threading
 from collections.abc import Iterator, Mapping
-
-from detector.erros import ErroClaro
+from types import ModuleType
+from urllib.parse import urlsplit
 
 MOTORES = ("auto", "keras", "openvino")
-MINIMOS = {
-    "TAMANHO_LOTE": 1,
-    "EPOCAS": 1,
-    "EPOCAS_AJUSTE_FINO": 0,
-    "MAX_IMAGENS": 20,
-    "SEMENTE": 0,
-    "THREADS": 1,
-}
+MINIMOS = {"TAMANHO_LOTE": 1, "EPOCAS": 1, "EPOCAS_AJUSTE_FINO": 0}
+MINIMOS |= {"MAX_IMAGENS": 20, "SEMENTE": 0, "THREADS": 1}
 TEXTOS = ("DATASET", "DATA_DIR", "ARQUIVO_ZIP", "MODELOS", "BACKBONE", "FOTOS_FORA")
 PODEM_SER_NONE = ("DATA_DIR", "ARQUIVO_ZIP", "FOTOS_FORA", "MAX_IMAGENS")
+CONSELHOS = dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "Libere espaço")
+CONSELHOS |= dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "Acerte a permissão")
+NO_PIP = {"PIL": "pillow", "sklearn": "scikit-learn"}  # os outros têm o nome com que se importam
+BIBLIOTECAS = ("tensorflow", "keras", "numpy", "pandas", "matplotlib", "scipy", "openvino", "tqdm")
+BIBLIOTECAS += ("requests", "tensorflow_datasets", *NO_PIP)
+CPUINFO = pathlib.Path("/proc/cpuinfo")
+
+
+class ErroClaro(Exception):
+    """Erro que a pessoa pode resolver: uma frase diz o que houve e o que fazer."""
+
+    def _render_traceback_(self) -> list[str]:
+        """O que o IPython mostra no lugar da pilha de chamadas."""
+        return [f"ERRO: {self}"]
+
+
+def motivo(erro: OSError) -> str:
+    """O que aconteceu com o disco ou com a rede, nas palavras do sistema."""
+    return erro.strerror or str(erro) or type(erro).__name__
+
+
+@contextlib.contextmanager
+def no_disco(fazer: str, onde: str | os.PathLike, ou: str) -> Iterator[None]:
+    """Um OSError no bloco vira "não consegui {fazer} {onde} (a causa). Conselho ou {ou}…"."""
+    try:
+        yield
+    except OSError as erro:
+        conselho = CONSELHOS.get(erro.errno, "Confira o caminho")
+        raise ErroClaro(
+            f"não consegui {fazer} {onde} ({motivo(erro)}). {conselho} ou {ou}, e rode de novo: o "
+            "que já estava gravado continua valendo."
+        ) from erro
+
+
+def caminho(dito: str | os.PathLike) -> pathlib.Path:
+    """O caminho que a pessoa disse, mesmo colado com aspas em volta, com file:// ou com ~."""
+    texto = os.fspath(dito)
+    if not os.path.exists(texto):
+        texto = texto.strip().strip("\"'")
+    if texto.startswith("file:"):
+        from urllib.request import url2pathname  # só aqui: demora a carregar
+
+        texto = url2pathname(urlsplit(texto).path)
+    return pathlib.Path(os.path.expanduser(texto))
 
 
 def confere_parametros(parametros: Mapping) -> None:
@@ -38,40 +83,98 @@ def confere_parametros(parametros: Mapping) -> None:
 
 def _o_certo(nome: str, valor) -> str | None:
     """O que `valor` devia ser, ou None se já é."""
-    if nome in MINIMOS:
-        if type(valor) is int and valor >= 2**32:
-            return f"precisa ser menor que {2**32}"
-        serve = type(valor) is int and valor >= MINIMOS[nome]
-        return None if serve else f"precisa ser um número inteiro, de {MINIMOS[nome]} para cima"
-    if nome == "EXPORTAR":  # para o Python, qualquer texto vale True, até "não"
-        return None if type(valor) is bool else "precisa ser True ou False, sem aspas"
-    if nome == "MOTOR":
-        return None if valor in MOTORES else f"use um destes: {', '.join(MOTORES)}"
-    if nome in TEXTOS:
-        serve = isinstance(valor, str | os.PathLike) and str(valor).strip()
-        return None if serve else "precisa ser um texto, entre aspas"
+    if nome in MINIMOS and not (type(valor) is int and MINIMOS[nome] <= valor < 2**32):
+        return f"precisa ser um número inteiro, de {MINIMOS[nome]} a {2**32 - 1}"
+    if nome == "EXPORTAR" and type(valor) is not bool:  # qualquer texto vale True, até "não"
+        return "precisa ser True ou False, sem aspas"
+    if nome == "MOTOR" and valor not in MOTORES:
+        return f"use um destes: {', '.join(MOTORES)}"
+    if nome in TEXTOS and not (isinstance(valor, str | os.PathLike) and str(valor).strip()):
+        return "precisa ser um texto, entre aspas"
+    if nome in TEXTOS and re.search(r"[\0-\x1f]", str(valor)):  # "C:\novo" tem uma quebra de linha
+        return r'a barra invertida muda o caminho: ponha um r antes das aspas, como em r"C:\novo"'
     return None
 
 
+def confere_python() -> None:
+    """Levanta ErroClaro se não há TensorFlow para este Python."""
+    este, bits = "{}.{}".format(*sys.version_info), 64 if sys.maxsize > 2**32 else 32
+    if bits == 32 or este not in ("3.10", "3.11", "3.12", "3.13"):
+        raise ErroClaro(
+            f"é preciso Python de 3.10 a 3.13, de 64 bits, e este é o {este}, de {bits}."
+        )
+
+
+def confere_processador() -> set[str]:
+    """As instruções que o processador diz ter, se o sistema as conta.
+
+    Levanta ErroClaro se falta o AVX: sem ele, o TensorFlow mata o Python sem dizer por quê.
+    """
+    if sys.platform == "win32":
+        tem = {"avx"} if ctypes.windll.kernel32.IsProcessorFeaturePresent(39) else {"sem avx"}
+    else:
+        linhas = CPUINFO.read_text() if CPUINFO.is_file() else ""
+        tem = set(" ".join(re.findall(r"^flags\s*:(.*)", linhas, re.MULTILINE)[:1]).split())
+    if tem and "avx" not in tem:
+        raise ErroClaro(
+            "o processador não tem AVX, ou a máquina virtual o esconde, e sem ele o TensorFlow não "
+            "roda. Use outra máquina, ou o Colab."
+        )
+    return tem
+
+
+def confere_vizinhos() -> None:
+    """Levanta ErroClaro se um arquivo daqui seria carregado no lugar de uma biblioteca."""
+    iguais = [os.path.abspath(f"{n}.py") for n in BIBLIOTECAS if os.path.isfile(f"{n}.py")]
+    if iguais and {"", os.getcwd()} & {*sys.path}:
+        raise ErroClaro(
+            f"{iguais[0]} tem o nome de uma biblioteca e seria carregado no lugar dela. Mude o "
+            "nome dele e reinicie o kernel."
+        )
+
+
 def carrega_tensorflow() -> None:
-    """Carrega o TensorFlow e o Keras 3 sem avisos internos; um Ctrl-C não os corta ao meio."""
+    """Carrega o TensorFlow e o Keras 3 sem avisos internos; um Ctrl-C não os corta ao meio.
+
+    Levanta ErroClaro, com a causa, se um deles não carrega.
+    """
     if "tensorflow" in sys.modules and "keras" in sys.modules:
         return
+    confere_processador()
+    confere_vizinhos()
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     os.environ.update(KERAS_BACKEND="tensorflow", TF_USE_LEGACY_KERAS="0")
+    with _sem_interrupcao(), sem_stderr():
+        importa("tensorflow")
+        importa("keras")
+
+
+def importa(nome: str) -> ModuleType:
+    """O módulo. Levanta ErroClaro, com a causa, se ele não carrega."""
     try:
-        with _sem_interrupcao(), _sem_stderr():
-            importlib.import_module("tensorflow")
-            importlib.import_module("keras")
-    except ModuleNotFoundError as erro:
-        raise falta_pacote(erro) from erro
+        return importlib.import_module(nome)
+    except Exception as erro:  # um pacote pela metade falha à sua maneira: a causa vai na frase
+        raise nao_carrega(nome, erro) from erro
 
 
-def falta_pacote(erro: ModuleNotFoundError) -> ErroClaro:
-    """A frase que diz qual pacote falta e como instalá-lo."""
-    return ErroClaro(
-        f"falta o pacote {erro.name}. No terminal: python -m pip install -r requirements.txt"
-    )
+def nao_carrega(nome: str, erro: Exception) -> ErroClaro:
+    """A frase que diz qual pacote falta, ou por que o que há não carrega, e como instalá-lo."""
+    pacote = (erro.name if isinstance(erro, ImportError) else "") or nome
+    pacote = pacote.partition(".")[0]
+    no_pip = NO_PIP.get(pacote, pacote)
+    if isinstance(erro, ModuleNotFoundError) and importlib.util.find_spec(pacote) is None:
+        if pacote == "tensorflow":
+            confere_python()
+        return ErroClaro(f"falta o pacote {pacote}. No terminal: python -m pip install {no_pip}")
+    while "\n" in str(erro).strip() and erro.__context__:  # o TensorFlow conta a história inteira
+        erro = erro.__context__
+    causa = f"{type(erro).__name__}: {str(erro).strip().partition(chr(10))[0]}"
+    conselho = f"No terminal: python -m pip install --force-reinstall {no_pip}"
+    if pacote == "detector":
+        conselho = "`python -m detector --confere` diz o que falta."
+    if "DLL" in causa:
+        conselho = "Instale o Microsoft Visual C++ Redistributable."
+    return ErroClaro(f"o pacote {pacote} está instalado, mas não carrega ({causa}). {conselho}")
 
 
 @contextlib.contextmanager
@@ -91,8 +194,8 @@ def _sem_interrupcao() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _sem_stderr() -> Iterator[None]:
-    """Cala o TensorFlow: nenhuma variável de ambiente cala o que ele diz ao carregar."""
+def sem_stderr() -> Iterator[None]:
+    """Cala o que as bibliotecas escrevem no stderr sem passar pelo Python, como o TensorFlow."""
     tela = os.dup(2)
     with open(os.devnull, "w") as nada:
         os.dup2(nada.fileno(), 2)
@@ -110,11 +213,7 @@ def prepara(semente: int) -> None:
     semente: de 0 a 2³² − 1. Levanta ErroClaro se o Keras já foi carregado sobre outro backend.
     """
     carrega_tensorflow()
-    import keras
-    import matplotlib
-    import tensorflow as tf
-    import threadpoolctl
-
+    keras, tf = importa("keras"), importa("tensorflow")
     if keras.config.backend() != "tensorflow":
         raise ErroClaro(
             f"o Keras está usando o {keras.config.backend()}. Reinicie o kernel e rode de novo."
@@ -127,7 +226,6 @@ def prepara(semente: int) -> None:
     keras.utils.set_random_seed(semente)
     tf.config.experimental.enable_op_determinism()
     tf.get_logger().setLevel("ERROR")
-    matplotlib.rcdefaults()
-    threadpoolctl.threadpool_limits(
-        1, "blas"
-    )  # nas contas pequenas do scikit-learn, duas se esperam
+    importa("matplotlib").rcdefaults()
+    # Nas contas pequenas do scikit-learn, duas threads se esperam.
+    importa("threadpoolctl").threadpool_limits(1, "blas")

@@ -6,6 +6,7 @@ Dentro vai o mesmo digest, e um arquivo renomeado é percebido; o CRC-32 do zip 
 """
 
 import contextlib
+import errno
 import functools
 import hashlib
 import inspect
@@ -13,14 +14,21 @@ import io
 import json
 import os
 import pathlib
+import time
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import ModuleType
+from typing import BinaryIO
 
 import numpy as np
 
-from detector.erros import ErroClaro, motivo
+from detector.ambiente import no_disco
+
+if os.name == "nt":
+    import msvcrt
+else:
+    import fcntl
 
 SIMPLES = bool | int | float | str
 # Do zipfile e do NumPy, diante de um arquivo que não é o que foi gravado.
@@ -66,22 +74,18 @@ def codigo_do_pacote() -> dict[str, str]:
     return {sala.stem: sala.read_text(encoding="utf-8") for sala in salas}
 
 
-def grava(arquivo: pathlib.Path, conteudo: bytes) -> None:
+def grava(arquivo: pathlib.Path, conteudo: bytes, ou: str = "mude MODELOS") -> None:
     """Grava o arquivo inteiro, ou deixa o que havia. Levanta ErroClaro se não puder."""
     temporario = arquivo.with_name(f".incompleto-{os.getpid()}-{arquivo.name}")
     try:
-        arquivo.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporario, "wb") as f:
-            f.write(conteudo)
-            f.flush()
-            os.fsync(f.fileno())
-        os.replace(temporario, arquivo)
-        sincroniza(arquivo.parent)
-    except OSError as erro:
-        raise ErroClaro(
-            f"não consegui gravar {arquivo} ({motivo(erro)}). Libere espaço, acerte a permissão ou "
-            "mude MODELOS, e rode de novo: o que já estava gravado continua valendo."
-        ) from erro
+        with no_disco("gravar", arquivo, ou):
+            arquivo.parent.mkdir(parents=True, exist_ok=True)
+            with open(temporario, "wb") as f:
+                f.write(conteudo)
+                f.flush()
+                os.fsync(f.fileno())
+            os.replace(temporario, arquivo)
+            sincroniza(arquivo.parent)
     finally:
         with contextlib.suppress(OSError):
             temporario.unlink()
@@ -95,6 +99,36 @@ def sincroniza(pasta: pathlib.Path) -> None:
             os.fsync(descritor)
         finally:
             os.close(descritor)
+
+
+@contextlib.contextmanager
+def trava(arquivo: pathlib.Path, ao_esperar: str) -> Iterator[None]:
+    """Uma execução de cada vez no bloco; mostra `ao_esperar` se outra, viva, está nele.
+
+    Quem trava é o sistema, e a trava some com o processo: um arquivo velho não prende ninguém. Num
+    disco que não sabe travar, como alguns de rede, segue sem ela. Levanta o OSError de quem não
+    consegue abrir `arquivo`.
+    """
+    arquivo.parent.mkdir(parents=True, exist_ok=True)
+    with open(arquivo, "ab") as aberto:
+        while _e_de_outra(aberto):
+            if ao_esperar:
+                print(ao_esperar)
+                ao_esperar = ""
+            time.sleep(0.05)
+        yield
+
+
+def _e_de_outra(aberto: BinaryIO) -> bool:
+    """Tenta travar o arquivo; True se outra execução o tem."""
+    try:
+        if os.name == "nt":
+            msvcrt.locking(aberto.fileno(), msvcrt.LK_NBLCK, 1)
+        else:
+            fcntl.flock(aberto, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as erro:
+        return erro.errno in (errno.EAGAIN, errno.EACCES)  # os outros: o disco não sabe travar
+    return False
 
 
 def guarda_arrays(arquivo: pathlib.Path, digest: str, **arrays: np.ndarray) -> None:

@@ -3,15 +3,19 @@
 E o caminho de volta: as fotos que a pessoa, depois de olhar, tirou do treino.
 """
 
+import codecs
+import contextlib
 import io
 import os
 import pathlib
+import re
+import unicodedata
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pandas as pd
 
-from detector.erros import ErroClaro, motivo
+from detector.ambiente import ErroClaro, caminho, no_disco
 
 # Medido em 2.000 fotos reais: mesmo espelhada, reduzida à metade e regravada em JPEG 30, a cópia
 # tem correlação de 0,99 ou mais com a original; duas fotos diferentes não passam de 0,90.
@@ -112,31 +116,45 @@ def suspeitas(
 def fora_do_treino(fotos: pd.DataFrame, arquivo: str | os.PathLike | None) -> np.ndarray:
     """(n,) True para as fotos que a coluna `arquivo` de um CSV nomeia; nenhuma, se ele é None.
 
-    Serve o CSV que o notebook grava e também o que o Excel em português salva por cima dele. Diz
-    quantas linhas não são fotos deste dataset. Levanta ErroClaro se não é um CSV assim.
+    Serve o CSV que o notebook grava e também o que o Excel salva por cima dele. Diz quantas linhas
+    não são fotos deste dataset. Levanta ErroClaro se não é um CSV assim.
     """
     if arquivo is None:
         return np.zeros(len(fotos), bool)
-    nomes = _coluna_arquivo(pathlib.Path(arquivo).expanduser())
-    desconhecidos = sorted(set(nomes) - set(fotos["arquivo"]))
-    print(f"FOTOS_FORA: {len(set(nomes)) - len(desconhecidos)} fotos de {arquivo}")
-    if desconhecidos:
-        exemplos = ", ".join(desconhecidos[:3])
-        print(f"  {len(desconhecidos)} linhas não são fotos deste dataset, como {exemplos}")
-    return fotos["arquivo"].isin(nomes).to_numpy()
+    nomes = _coluna_arquivo(caminho(arquivo))
+    de_cada = {_simples(nome): nome for nome in fotos["arquivo"]}
+    de_cada |= {nome: nome for nome in fotos["arquivo"]}
+    achadas = {nome: de_cada.get(nome, de_cada.get(_simples(nome))) for nome in nomes}
+    fora = fotos["arquivo"].isin(achadas.values()).to_numpy()
+    print(f"FOTOS_FORA: {fora.sum()} fotos de {arquivo}")
+    if perdidas := [nome for nome, achada in achadas.items() if achada is None]:
+        exemplos = f"{', '.join(perdidas[:3])}; nele, os nomes são como {fotos['arquivo'].iloc[0]}"
+        print(f"  {len(perdidas)} linhas não são fotos deste dataset, como {exemplos}")
+    return fora
+
+
+def _simples(nome: str) -> str:
+    """O nome como o Windows e o macOS o comparam: sem maiúsculas, com / e os acentos compostos."""
+    return unicodedata.normalize("NFC", nome).replace("\\", "/").strip().lower()
 
 
 def _coluna_arquivo(arquivo: pathlib.Path) -> list[str]:
-    try:
+    with no_disco("ler FOTOS_FORA,", arquivo, "mude FOTOS_FORA"):
         conteudo = arquivo.read_bytes()
-        try:
-            texto = conteudo.decode("utf-8-sig")
-        except UnicodeDecodeError:
-            texto = conteudo.decode("cp1252", errors="replace")
-        separador = ";" if ";" in texto.partition("\n")[0] else ","
+    for codificacao in ("utf-16", "utf-8-sig", "cp1252"):  # o Excel salva em qualquer uma
+        if codificacao != "utf-16" or conteudo[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+            with contextlib.suppress(UnicodeDecodeError):
+                texto = conteudo.decode(codificacao)
+                break
+    texto = re.sub(r"\A\s*sep=.*\s", "", texto)  # a linha que diz o separador ao Excel
+    cabecalho = texto.partition("\n")[0]
+    try:
+        separador = max(",;\t", key=cabecalho.count)
         tabela = pd.read_csv(io.StringIO(texto), sep=separador, dtype=str)
+        tabela.columns = tabela.columns.str.strip().str.lower()
         return tabela["arquivo"].dropna().tolist()
-    except OSError as erro:
-        raise ErroClaro(f"FOTOS_FORA: não consegui ler {arquivo} ({motivo(erro)}).") from erro
     except (ValueError, KeyError) as erro:
-        raise ErroClaro(f"FOTOS_FORA: {arquivo} não é um CSV com a coluna `arquivo`.") from erro
+        tem = "é uma planilha: salve-a como CSV" if conteudo[:2] == b"PK" else cabecalho[:60]
+        raise ErroClaro(
+            f"FOTOS_FORA: {arquivo} não é um CSV com a coluna `arquivo` ({tem or 'está vazio'})."
+        ) from erro

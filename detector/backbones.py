@@ -8,8 +8,8 @@ import keras
 import numpy as np
 from keras import layers
 
+from detector.ambiente import ErroClaro
 from detector.dados import LADO
-from detector.erros import ErroClaro
 from detector.pesos import pesos_do_pip
 
 # Largura, profundidade e lado da foto: tabela do EfficientNet-Lite (Google, tensorflow/tpu).

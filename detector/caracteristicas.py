@@ -13,8 +13,8 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from detector import dados, motores, partes
+from detector.ambiente import ErroClaro
 from detector.arquivos import digesto
-from detector.erros import ErroClaro
 
 TIPOS = "vetores", "rotulos", "miniaturas"
 

@@ -12,7 +12,7 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from detector import arquivos, dados, entrega, imagenet
-from detector.erros import ErroClaro
+from detector.ambiente import ErroClaro
 from detector.fotos import abre_foto
 
 DE_NOVO = "rode o notebook inteiro de novo"

@@ -19,7 +19,7 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.image_classification import cats_vs_dogs
 from tqdm import tqdm
 
-from detector.erros import ErroClaro
+from detector.ambiente import ErroClaro
 
 MAX_BYTES = 50_000_000  # acima disto, mais provável uma armadilha para a memória que uma foto
 MAX_PIXELS = 100_000_000

@@ -10,7 +10,7 @@ import pandas as pd
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from detector.erros import ErroClaro
+from detector.ambiente import ErroClaro
 
 LADO = 224  # pixels; o que EfficientNet-Lite0, MobileNetV2 e a maioria dos backbones esperam
 MINIMO_DE_FOTOS = 20  # com menos, não há o que dividir em treino, validação e teste

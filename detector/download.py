@@ -41,7 +41,7 @@ def baixa(
         return
     parcial = destino.with_name(f"{destino.name}.parcial")
     if not parcial.is_file() or parcial.stat().st_size < tamanho:
-        _sonda(url, prazo)
+        sonda(url, prazo)
         parcial.parent.mkdir(parents=True, exist_ok=True)
         with open(parcial, "ab") as arquivo:
             _completa(arquivo, url, tamanho, espera)
@@ -55,7 +55,7 @@ def baixa(
     parcial.replace(destino)
 
 
-def _sonda(url: str, prazo: float) -> None:
+def sonda(url: str, prazo: float) -> None:
     """Levanta ConnectionError se `url` não começa a entregar o arquivo em `prazo` segundos."""
     falhas = [ConnectionError("o servidor não respondeu a tempo")]
 
@@ -63,7 +63,7 @@ def _sonda(url: str, prazo: float) -> None:
         try:
             _abre(url, 0, prazo).close()
             falhas.clear()
-        except ConnectionError as erro:
+        except Exception as erro:  # seja qual for, quem chamou é que a levanta
             falhas[:] = [erro]
 
     conversa = threading.Thread(target=pergunta, daemon=True)  # o DNS não obedece a prazo nenhum
@@ -120,17 +120,18 @@ def _abre(url: str, inicio: int, prazo: float) -> requests.Response:
     return resposta
 
 
-def _motivo(erro: BaseException | None) -> str:
+def _motivo(erro: BaseException) -> str:
     """O que houve com a conexão; a causa está atrás do erro do requests, ou do erro atrás dele."""
     quem = "o proxy da rede" if isinstance(erro, requests.exceptions.ProxyError) else "o servidor"
     if codigo := re.search(r"(?:^|Tunnel connection failed: )(\d{3})\b", str(erro)):
         padrao = "está com problemas, tente mais tarde" if codigo[1] > "499" else "pedido recusado"
         return f"{quem} respondeu {codigo[1]}: {CODIGOS.get(codigo[1], padrao)}"
-    while erro:
+    while True:
         if frase := next((MOTIVOS[tipo] for tipo in MOTIVOS if isinstance(erro, tipo)), None):
             return frase.format(quem)
-        erro = erro.__cause__ or erro.__context__
-    return f"a conexão com {quem} falhou antes da resposta"
+        if not (causa := erro.__cause__ or erro.__context__):
+            return f"a conexão com {quem} falhou antes da resposta: {erro}"
+        erro = causa
 
 
 def _pedacos(resposta: requests.Response, espera: float) -> Iterator[bytes]:

@@ -14,43 +14,42 @@ import sys
 import tempfile
 import time
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
-import filelock
 import numpy as np
 
-from detector.ambiente import confere_parametros, prepara
-from detector.arquivos import codigo_do_pacote, digesto, grava, sincroniza
-from detector.erros import ErroClaro, motivo
+from detector import ambiente
+from detector.ambiente import ErroClaro, caminho, motivo, no_disco
+from detector.arquivos import codigo_do_pacote, digesto, grava, sincroniza, trava
 from detector.metricas import Medidas
 
-SEM_ESPACO = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
-MODELO, DO_CLASSIFICADOR, METRICAS = (
-    "detector_dogs_cats.keras",
-    "classificador.npz",
-    "metricas.json",
-)
+SEM_ESPACO = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}  # só quem grava os vê
+MODELO, DO_CLASSIFICADOR = "detector_dogs_cats.keras", "classificador.npz"
+METRICAS = "metricas.json"
 EXPORTADOS = {"detector_dogs_cats.tflite", "detector_dogs_cats.onnx"}
 PUBLICANDO, LISTA = ".publicando", ".lista.json"
 NOVIDADES = {"input_axes": None, "output_axes": None, "quantization_config": None}
 NOVIDADES |= {"renorm": False, "renorm_clipping": None, "renorm_momentum": 0.99}
 GUARDADO = re.compile(r"\w+-[0-9a-f]{12}(-\d+)?\.(npz|dados)")  # .dados: da versão 2.0
-ESPERA = 60  # segundos que uma execução espera por outra que está publicando
 
 
 def comeca(parametros: Mapping) -> tuple[pathlib.Path, Medidas]:
     """A pasta MODELOS e as medidas, ainda vazias, de uma execução que começa agora.
 
     parametros: {nome: valor}, como o `globals()` do notebook. Confere cada um e fixa o acaso.
-    No Jupyter, um disco que enche no meio de uma célula passa a ser dito numa frase. Levanta
-    ErroClaro se um parâmetro não serve ou se não se pode gravar em MODELOS.
+    No Jupyter, um disco que enche no meio de uma célula passa a ser dito numa frase. No Colab, liga
+    o Drive se algum parâmetro aponta para ele. Levanta ErroClaro se um parâmetro não serve ou se
+    não se pode gravar em MODELOS.
     """
     medidas = Medidas()
-    confere_parametros(parametros)
+    ambiente.confere_parametros(parametros)
     medidas.update(backbone=parametros["BACKBONE"], semente=parametros["SEMENTE"])
-    prepara(parametros["SEMENTE"])
+    ambiente.prepara(parametros["SEMENTE"])
     if kernel := "IPython" in sys.modules and sys.modules["IPython"].get_ipython():
         kernel.set_custom_exc((OSError,), _disco_cheio)
+    ditos = [os.path.abspath(parametros.get(nome) or "") for nome in ambiente.TEXTOS]
+    if "google.colab" in sys.modules and any(d.startswith("/content/drive") for d in ditos):
+        importlib.import_module("google.colab.drive").mount("/content/drive")
     return abre_pasta(parametros["MODELOS"]), medidas
 
 
@@ -59,20 +58,15 @@ def _disco_cheio(kernel, tipo, erro, pilha, tb_offset=None) -> None:
     if erro.errno in SEM_ESPACO:
         onde = erro.filename or tempfile.gettempdir()
         erro = ErroClaro(
-            f"não consegui gravar em {onde} ({motivo(erro)}). Libere espaço e rode esta célula de "
-            "novo: o que já estava gravado continua valendo."
+            f"não consegui gravar em {onde} ({motivo(erro)}). {ambiente.CONSELHOS[erro.errno]} e "
+            "rode esta célula de novo: o que já estava gravado continua valendo."
         )
     kernel.showtraceback((type(erro), erro, pilha), tb_offset)
 
 
 def abre_pasta(modelos: str | os.PathLike) -> pathlib.Path:
-    """A pasta MODELOS, criada se não existia. Levanta ErroClaro se não se pode escrever nela.
-
-    No Colab, se ela fica no Drive, liga o Drive antes: senão, a pasta sumiria com a sessão.
-    """
-    pasta = pathlib.Path(modelos).expanduser()
-    if "google.colab" in sys.modules and pasta.is_relative_to("/content/drive"):
-        importlib.import_module("google.colab.drive").mount("/content/drive")
+    """A pasta MODELOS, criada se não existia. Levanta ErroClaro se não se pode escrever nela."""
+    pasta = caminho(modelos)
     grava(pasta / ".pode-gravar", b"")
     completa(pasta)
     return pasta
@@ -80,11 +74,13 @@ def abre_pasta(modelos: str | os.PathLike) -> pathlib.Path:
 
 def acha_modelo(modelos: str | os.PathLike) -> tuple[pathlib.Path, pathlib.Path]:
     """O modelo e os dados do classificador que o notebook deixou; ErroClaro se falta um deles."""
-    pasta = pathlib.Path(os.path.expanduser(modelos))
-    completa(pasta)
-    for arquivo in (achados := (pasta / MODELO, pasta / DO_CLASSIFICADOR)):
-        if not arquivo.is_file():
-            raise ErroClaro(f"{arquivo} não existe; rode antes o `make`, ou o notebook inteiro.")
+    pasta = caminho(modelos)
+    achados = pasta / MODELO, pasta / DO_CLASSIFICADOR
+    with no_disco("abrir", pasta, "mude a pasta dos modelos"):
+        completa(pasta)
+        faltam = [arquivo for arquivo in achados if not arquivo.is_file()]
+    if faltam:
+        raise ErroClaro(f"{faltam[0]} não existe; rode antes o `make`, ou o notebook inteiro.")
     return achados
 
 
@@ -105,16 +101,13 @@ def abre_em_qualquer_keras(arquivo: pathlib.Path) -> None:
         for item in velho.infolist():
             dentro = velho.read(item)
             if item.filename == "config.json":
-                dentro = json.dumps(_sem_novidades(json.loads(dentro))).encode()
+                dentro = json.dumps(json.loads(dentro, object_hook=_sem_novidades)).encode()
             novo.writestr(item, dentro)
     grava(arquivo, conteudo.getvalue())
 
 
-def _sem_novidades(valor):
-    if isinstance(valor, dict):
-        conhecidos = {k: v for k, v in valor.items() if k not in NOVIDADES or v != NOVIDADES[k]}
-        return {k: _sem_novidades(v) for k, v in conhecidos.items()}
-    return [_sem_novidades(v) for v in valor] if isinstance(valor, list) else valor
+def _sem_novidades(opcoes: dict) -> dict:
+    return {k: v for k, v in opcoes.items() if k not in NOVIDADES or v != NOVIDADES[k]}
 
 
 def publica(rascunho: pathlib.Path, pasta: pathlib.Path, medidas: Medidas) -> None:
@@ -123,8 +116,7 @@ def publica(rascunho: pathlib.Path, pasta: pathlib.Path, medidas: Medidas) -> No
     Em metricas.json, o que se mediu no teste fica também no primeiro nível. Os arquivos são
     copiados para uma pasta à parte, e um só rename decide que a execução nova vale. Se o computador
     morrer antes dele, fica a anterior; se depois, quem abrir `pasta` termina de pôr cada arquivo no
-    lugar. Levanta ErroClaro se outra execução passa um minuto publicando, ou se não
-    pode gravar.
+    lugar. Levanta ErroClaro se não pode gravar.
     """
     medidas.update(
         codigo=digesto(_celulas(), codigo_do_pacote()),
@@ -177,17 +169,11 @@ def _completa(pasta: pathlib.Path) -> None:
 
 
 @contextlib.contextmanager
-def _trava(pasta: pathlib.Path):
+def _trava(pasta: pathlib.Path) -> Iterator[None]:
     """Uma execução de cada vez; um erro do disco lá dentro vira uma frase."""
-    try:
-        with filelock.FileLock(pasta / ".trava", timeout=ESPERA):
-            yield
-    except filelock.Timeout as erro:
-        raise ErroClaro(
-            f"outra execução está gravando em {pasta} há um minuto. Rode esta célula de novo."
-        ) from erro
-    except OSError as erro:
-        raise ErroClaro(f"não consigo escrever em {pasta} ({motivo(erro)}).") from erro
+    esperando = f"Outra execução está gravando em {pasta}; espero por ela."
+    with no_disco("gravar em", pasta, "mude MODELOS"), trava(pasta / ".trava", esperando):
+        yield
 
 
 def limpa(pasta: pathlib.Path) -> tuple[int, int]:
@@ -196,21 +182,21 @@ def limpa(pasta: pathlib.Path) -> tuple[int, int]:
     Devolve quantos arquivos e quantos bytes saíram. Levanta ErroClaro se nenhuma execução terminou.
     """
     completa(pasta)
-    try:
-        inicio = json.loads((pasta / METRICAS).read_text(encoding="utf-8"))["inicio"] + 0.0
-    except (OSError, ValueError, KeyError, TypeError) as erro:
-        raise ErroClaro(
-            f"em {pasta} não há uma execução completa; rode o notebook antes de limpar."
-        ) from erro
-    guardados = [a for a in pasta.iterdir() if GUARDADO.fullmatch(a.name)]
-    sobras = [a for a in guardados if a.stat().st_mtime < inicio]
-    hora_atras = time.time() - 3600
-    temporarios = [*pasta.glob(".incompleto-*"), *pasta.glob(".nova-*/*")]
-    sobras += [a for a in temporarios if a.stat().st_mtime < hora_atras]
-    tamanho = sum(a.stat().st_size for a in sobras)
-    for arquivo in sobras:
-        arquivo.unlink()
-    for morta in pasta.glob(".nova-*"):
-        with contextlib.suppress(OSError):  # ainda tem o que é de agora
-            morta.rmdir()
+    with no_disco("limpar", pasta, "mude a pasta"):
+        try:
+            inicio = json.loads((pasta / METRICAS).read_bytes())["inicio"] + 0.0
+        except (FileNotFoundError, ValueError, KeyError, TypeError) as erro:
+            raise ErroClaro(
+                f"em {pasta} não há uma execução completa; rode o notebook antes de limpar."
+            ) from erro
+        guardados = [a for a in pasta.iterdir() if GUARDADO.fullmatch(a.name)]
+        sobras = [a for a in guardados if a.stat().st_mtime < inicio]
+        temporarios = [*pasta.glob(".incompleto-*"), *pasta.glob(".nova-*/*")]
+        sobras += [a for a in temporarios if a.stat().st_mtime < time.time() - 3600]
+        tamanho = sum(a.stat().st_size for a in sobras)
+        for arquivo in sobras:
+            arquivo.unlink()
+        for morta in pasta.glob(".nova-*"):
+            with contextlib.suppress(OSError):  # ainda tem o que é de agora
+                morta.rmdir()
     return len(sobras), tamanho

@@ -15,9 +15,9 @@ import numpy as np
 import pandas as pd
 import tensorflow as tf
 
+from detector.ambiente import ErroClaro
 from detector.arquivos import grava
 from detector.dados import LADO
-from detector.erros import ErroClaro
 
 # Sem isto o ONNX Runtime abre conexões para contar ao fabricante que foi usado.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"

@@ -12,7 +12,7 @@ import PIL.Image
 import PIL.ImageOps
 import pillow_heif
 
-from detector.erros import ErroClaro, motivo
+from detector.ambiente import ErroClaro, motivo
 
 LADO_MAXIMO = 512  # pixels; as fotos do dataset têm até 500, e as grandes ficam como elas
 LIMITE_PIXELS = 100_000_000  # acima disso, é mais provável um arquivo feito para esgotar a memória

@@ -14,7 +14,7 @@ import numpy as np
 from scipy.special import expit, logsumexp, softmax
 
 from detector import backbones
-from detector.erros import ErroClaro
+from detector.ambiente import ErroClaro
 from detector.pesos import pesos_do_pip
 
 # Na ordem da ILSVRC2012, a dos códigos do WordNet (n01440764, n01443537…), como em toda rede daqui.

@@ -17,9 +17,8 @@ from types import ModuleType
 import tensorflow_datasets as tfds
 
 from detector import caracteristicas, motores, partes
-from detector.ambiente import prepara
+from detector.ambiente import ErroClaro, prepara
 from detector.arquivos import digesto
-from detector.erros import ErroClaro
 
 ESPERA = 5  # segundos pelo endereço; o Ray insistiria por muito mais tempo
 

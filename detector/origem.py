@@ -13,8 +13,8 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.image_classification import cats_vs_dogs
 
 from detector import arquivos, conversao, download, fotos
+from detector.ambiente import ErroClaro, motivo
 from detector.dados import Builder, classes
-from detector.erros import ErroClaro, motivo
 
 AMOSTRA = pathlib.Path(__file__).parent / "amostra/cats_vs_dogs_amostra/1.0.0"
 

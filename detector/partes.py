@@ -17,13 +17,13 @@ import pandas as pd
 import tensorflow as tf
 
 from detector import backbones, dados, motores
+from detector.ambiente import ErroClaro
 from detector.arquivos import de_fora, digesto, fontes, guarda_arrays, le_arrays
-from detector.erros import ErroClaro
 
 FOTOS_POR_PARTE = 500
 LADO_MINIATURA = 16
 # Um registro com o CRC errado, um arquivo que falta, fotos a menos.
-DANOS = tf.errors.DataLossError, tf.errors.NotFoundError, tf.errors.FailedPreconditionError
+ESTRAGADOS = tf.errors.DataLossError, tf.errors.NotFoundError, StopIteration
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,14 +100,17 @@ def com_miniaturas(
 
 @contextlib.contextmanager
 def explica(builder: dados.Builder) -> Iterator[None]:
-    """Põe numa frase, um ErroClaro, a falha de quem lê as fotos; a falta de memória passa."""
+    """Põe numa frase a falha de quem lê as fotos; só o que está estragado se manda apagar."""
     try:
         yield
-    except DANOS as erro:
+    except ESTRAGADOS as erro:
         raise dados.danificado(builder) from erro
-    except tf.errors.InvalidArgumentError as erro:
-        causa = erro.message.partition("\n")[0][:200]
-        raise ErroClaro(f"o leitor não conseguiu preparar uma das fotos: {causa}") from erro
+    except tf.errors.OpError as erro:
+        causa = f"{type(erro).__name__}: {erro.message.splitlines()[0][-200:]}"
+        raise ErroClaro(
+            f"não consegui ler as fotos de {builder.data_path} ({causa}). Os arquivos podem estar "
+            "bons: confira a permissão, a memória, o disco ou a rede e, se você o mudou, o leitor."
+        ) from erro
 
 
 def calcula(

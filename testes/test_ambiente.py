@@ -17,12 +17,11 @@ PARAMETROS = {}  # como vêm no notebook
 exec(FONTE, {}, PARAMETROS)
 
 
-def roda(programa, **ambiente):
-    """O processo, já terminado, de um programa em Python."""
-    comando = [sys.executable, "-c", programa]
-    return subprocess.run(
-        comando, cwd=RAIZ, env=os.environ | ambiente, capture_output=True, text=True, timeout=120
-    )
+def roda(programa, pasta=RAIZ, **ambiente):
+    """O processo, já terminado, de um programa em Python que começa em `pasta`."""
+    ambiente = os.environ | {"PYTHONPATH": f"{pasta / 'lib'}:{RAIZ}"} | ambiente
+    saida = {"capture_output": True, "text": True, "timeout": 120}
+    return subprocess.run([sys.executable, "-c", programa], cwd=pasta, env=ambiente, **saida)
 
 
 def test_os_parametros_do_notebook_servem_e_todos_sao_conferidos():
@@ -38,11 +37,10 @@ def test_os_parametros_do_notebook_servem_e_todos_sao_conferidos():
 @pytest.mark.parametrize(
     ("nome", "valor"),
     [
-        *[("EXPORTAR", "não"), ("EXPORTAR", 0), ("EXPORTAR", None)],
-        *[("MAX_IMAGENS", 0), ("MAX_IMAGENS", 19), ("MAX_IMAGENS", "300"), ("EPOCAS", 0)],
+        *[("EXPORTAR", "não"), ("EXPORTAR", 0), ("MAX_IMAGENS", 19), ("MAX_IMAGENS", "300")],
         *[("TAMANHO_LOTE", True), ("TAMANHO_LOTE", 32.0), ("EPOCAS", None), ("SEMENTE", -1)],
-        *[("SEMENTE", 2**32), ("EPOCAS_AJUSTE_FINO", -1), ("MOTOR", "gpu"), ("MOTOR", None)],
-        *[("DATASET", None), ("MODELOS", " "), ("BACKBONE", 3), ("FOTOS_FORA", ["a.jpg"])],
+        *[("SEMENTE", 2**32), ("MOTOR", "gpu"), ("DATASET", None), ("MODELOS", " ")],
+        *[("BACKBONE", 3), ("FOTOS_FORA", ["a.jpg"]), ("DATA_DIR", "C:\fotos\novas")],
     ],
 )
 def test_o_que_nao_serve_e_recusado_em_uma_frase(nome, valor):
@@ -85,14 +83,31 @@ def test_o_que_foi_feito_para_outro_projeto_nao_muda_nada(tmp_path):
     assert processo.stdout == esperado
 
 
+SEM_AVX = "from detector import ambiente as a; a.CPUINFO = __import__('pathlib').Path('cpuinfo')"
+
+
 @pytest.mark.parametrize(
-    ("antes", "frase"),
+    ("antes", "arquivo", "conteudo", "frase"),
     [
-        ("import keras", "o Keras está usando o openvino. Reinicie o kernel e rode de novo."),
-        ("import sys; sys.modules['keras'] = None", "falta o pacote keras. No terminal: "),
+        ("import keras", "x", "", "o Keras está usando o openvino. Reinicie o kernel"),
+        (
+            "import sys; sys.modules['tensorflow'] = None",
+            "x",
+            "",
+            "falta o pacote tensorflow. No t",
+        ),
+        (SEM_AVX, "cpuinfo", "flags\t\t: fpu sse4_2", "o processador não tem AVX, ou a máquina "),
+        ("", "keras.py", "print('a lição da aula 3')", "keras.py tem o nome de uma biblioteca e s"),
+        (
+            *("", "lib/tensorflow/__init__.py", "raise ImportError('DLL load failed: libx')"),
+            "o pacote tensorflow está instalado, mas não carrega (ImportError: DLL load failed: li",
+        ),
     ],
 )
-def test_bibliotecas_que_nao_servem_sao_ditas_em_uma_frase(antes, frase):
+def test_o_que_impede_as_bibliotecas_e_dito_em_uma_frase(tmp_path, antes, arquivo, conteudo, frase):
+    """Antes que o TensorFlow mate o Python calado, ou que o `keras.py` da pessoa rode."""
+    (tmp_path / arquivo).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / arquivo).write_text(conteudo)
     tenta = "\ntry: detector.prepara(0)\nexcept detector.ErroClaro as erro: print(erro)\n"
-    processo = roda(f"{antes}\nimport detector{tenta}", KERAS_BACKEND="openvino")
-    assert processo.stdout.startswith(frase) and processo.stdout.count("\n") == 1
+    processo = roda(f"{antes}\nimport detector{tenta}", tmp_path, KERAS_BACKEND="openvino")
+    assert frase in processo.stdout and processo.stdout.count("\n") == 1 and not processo.stderr

@@ -1,5 +1,7 @@
 """O que está gravado está inteiro e é do que diz ser; o estragado e o malicioso não passam."""
 
+import errno
+import fcntl
 import importlib.util
 import io
 import os
@@ -11,7 +13,7 @@ import pytest
 from conftest import RAIZ
 
 from detector import arquivos
-from detector.erros import ErroClaro
+from detector.ambiente import ErroClaro
 
 ARRAYS = {"a": np.arange(50.0), "b": np.array("época 3"), "c": np.zeros((0, 2), "uint8")}
 
@@ -33,7 +35,21 @@ def test_disco_cheio_ou_lugar_ocupado_e_dito_em_uma_frase_e_fica_o_que_havia(tmp
     comando = [sys.executable, "-c", programa, arquivo]
     dito = subprocess.run(comando, cwd=RAIZ, capture_output=True, text=True, check=True).stdout
     assert dito.startswith(f"não consegui gravar {arquivo} (") and dito.count("\n") == 1
+    assert "). Libere espaço ou mude MODELOS" in dito
     assert arquivo.read_bytes() == b"inteiro" and list(tmp_path.iterdir()) == [arquivo]
+
+
+@pytest.mark.parametrize("falha", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_num_disco_sem_trava_uma_trava_velha_nao_prende_ninguem(
+    tmp_path, monkeypatch, capsys, falha
+):
+    def flock(*args):
+        raise OSError(falha, "o disco não sabe travar")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    (tmp_path / "trava").write_text("1234")
+    with arquivos.trava(tmp_path / "trava", "Outra execução está aqui."):
+        assert capsys.readouterr().out == ""
 
 
 @pytest.fixture

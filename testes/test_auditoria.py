@@ -8,7 +8,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from detector import auditoria
-from detector.erros import ErroClaro
+from detector.ambiente import ErroClaro
 
 CLASSES = ["gato", "cachorro"]
 
@@ -90,19 +90,23 @@ def test_a_tabela_junta_os_motivos_de_cada_foto_e_tem_o_nome_das_classes():
     assert vazia.to_csv(index=False).strip() == "arquivo,rotulo,probabilidade_cachorro,motivo"
 
 
-@pytest.mark.parametrize("separador", [",", ";"])
-def test_as_fotos_de_um_csv_saem_mesmo_que_o_excel_o_tenha_salvado(tmp_path, capsys, separador):
-    nomes = ["gatos/vovó 1.jpg", "Cat/2.jpg", "Cat/2.jpg", "Cat/sumiu.jpg"]
-    linhas = [["arquivo", "motivo"], *([nome, "não é gato"] for nome in nomes)]
+@pytest.mark.parametrize("inicio", ["arquivo", "sep={}\r\nArquivo", '"arquivo"'])
+@pytest.mark.parametrize("separador", [",", ";", "\t"])
+def test_as_fotos_de_um_csv_saem_mesmo_que_o_excel_o_tenha_salvado(
+    tmp_path, capsys, separador, inicio
+):
+    nomes = ["gatos\\vovó 1.jpg", "Cat/2.jpg", "cat/2.jpg", "Cat/sumiu.jpg"]
+    linhas = [[inicio.format(separador), "motivo"], *([nome, "não é gato"] for nome in nomes)]
     texto = "\r\n".join(separador.join(linha) for linha in linhas)
-    fotos = pd.DataFrame({"arquivo": ["Cat/1.jpg", "Cat/2.jpg", "gatos/vovó 1.jpg"]})
-    for codificacao in ("utf-8", "utf-8-sig", "cp1252"):
+    fotos = pd.DataFrame({"arquivo": ["Cat/1.jpg", "Cat/2.jpg", "gatos/vovo\u0301 1.jpg"]})
+    for codificacao in ("utf-8", "utf-8-sig", "cp1252", "utf-16"):
         (tmp_path / "f.csv").write_bytes(texto.encode(codificacao))
         fora = auditoria.fora_do_treino(fotos, tmp_path / "f.csv")
         assert fora.tolist() == [False, True, True]
         achadas, perdidas = capsys.readouterr().out.splitlines()
         assert "2 fotos de" in achadas and "f.csv" in achadas
-        assert "1 linhas não são fotos" in perdidas and "Cat/sumiu.jpg" in perdidas
+        assert "1 linhas não são fotos" in perdidas
+        assert perdidas.endswith("como Cat/sumiu.jpg; nele, os nomes são como Cat/1.jpg")
 
 
 def test_csv_que_nao_serve_e_recusado_numa_frase_e_sem_csv_fica_tudo(tmp_path, capsys):
@@ -110,7 +114,9 @@ def test_csv_que_nao_serve_e_recusado_numa_frase_e_sem_csv_fica_tudo(tmp_path, c
     assert not auditoria.fora_do_treino(fotos, None).any() and capsys.readouterr().out == ""
     (tmp_path / "f.csv").write_text("foto\n1.jpg\n")
     (tmp_path / "vazio.csv").write_text("")
-    frases = {"f": "coluna `arquivo`", "vazio": "não é um CSV", "nada": "não consegui ler"}
+    (tmp_path / "excel.csv").write_bytes(b"PK\3\4 uma planilha")
+    frases = {"f": "coluna `arquivo` .foto", "vazio": "está vazio", "nada": "não consegui ler"}
+    frases["excel"] = "é uma planilha: salve-a como CSV"
     for nome, dito in frases.items():
         with pytest.raises(ErroClaro, match=dito):
             auditoria.fora_do_treino(fotos, tmp_path / f"{nome}.csv")

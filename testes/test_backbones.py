@@ -9,7 +9,7 @@ import tensorflow as tf
 from sklearn.datasets import load_sample_image
 
 from detector import backbones, imagenet
-from detector.erros import ErroClaro
+from detector.ambiente import ErroClaro
 
 CORTES = {"MobileNetV2": "block_15_add", "ResNet50": "conv5_block2_out", "NASNetMobile": None}
 CORTES |= {"EfficientNetV2B0": "block6g_add"}

@@ -13,7 +13,7 @@ import tensorflow_datasets as tfds
 from keras import layers
 
 from detector import arquivos, backbones, caracteristicas, dados, motores, partes
-from detector.erros import ErroClaro
+from detector.ambiente import ErroClaro
 
 N, POR_PARTE = 30, 10
 

@@ -11,8 +11,8 @@ import pytest
 
 import detector
 from detector import classificador, dados, imagenet
+from detector.ambiente import ErroClaro
 from detector.entrega import DO_CLASSIFICADOR, MODELO
-from detector.erros import ErroClaro
 
 CORES = {"gato": "red", "cachorro": "lime", "nenhum dos dois": "blue"}
 CONHECIDAS = np.arange(151, 286)

@@ -104,14 +104,21 @@ def test_sem_repositorio_nem_zip_uma_frase_diz_o_que_por(colab):
     assert "Traceback" not in sessao.stdout and "pip" not in sessao.stdout
 
 
-def test_modelos_no_drive_pede_o_drive(monkeypatch):
+@pytest.mark.parametrize(
+    ("nome", "valor", "pede"),
+    [
+        ("MODELOS", "/content/drive/MyDrive/modelos", ["/content/drive"]),
+        ("FOTOS_FORA", "/content/drive/MyDrive/fora.csv", ["/content/drive"]),
+        ("DATA_DIR", "/content/tfds", []),
+    ],
+)
+def test_o_que_esta_no_drive_pede_o_drive(monkeypatch, nome, valor, pede):
     """Sem isso, a pasta nasceria no disco do Colab e sumiria com a sessão."""
     pedidos = []
     drive = types.SimpleNamespace(mount=pedidos.append)
     monkeypatch.setitem(sys.modules, "google.colab", drive)
     monkeypatch.setitem(sys.modules, "google.colab.drive", drive)
-    monkeypatch.setattr(detector.entrega, "grava", lambda arquivo, conteudo: None)
-    monkeypatch.setattr(detector.entrega, "completa", lambda pasta: None)
-    detector.entrega.abre_pasta("/content/drive/MyDrive/modelos")
-    detector.entrega.abre_pasta("modelos")
-    assert pedidos == ["/content/drive"]
+    monkeypatch.setattr(detector.entrega, "abre_pasta", lambda pasta: pedidos.append(pasta))
+    parametros = {"MODELOS": "modelos", "BACKBONE": "EfficientNetLite0", "SEMENTE": 0, nome: valor}
+    detector.entrega.comeca(parametros)
+    assert pedidos == [*pede, parametros["MODELOS"]], "o Drive antes da pasta"

@@ -12,8 +12,8 @@ import tensorflow_datasets as tfds
 from sklearn.datasets import load_sample_image
 
 from detector import dados, fotos, origem
+from detector.ambiente import ErroClaro
 from detector.dados import LADO, redimensiona_img
-from detector.erros import ErroClaro
 
 ACASO = np.random.default_rng(0)
 

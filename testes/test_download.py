@@ -125,6 +125,8 @@ def test_certificado_que_nao_vale_e_recusado_numa_frase(parcial, monkeypatch):
     """Dado um certificado vencido, ou de desconhecidos, a frase diz o que conferir."""
     confiavel, pem = trustme.CA(), parcial.with_name("ca.pem")
     confiavel.cert_pem.write_to_path(pem)
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/nao/existe.pem")
+    assert falha("https://127.0.0.1:9", parcial).endswith("invalid path: /nao/existe.pem")
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(pem))
     for autoridade, ate in ((trustme.CA(), None), (confiavel, ANTES), (confiavel, None)):
         contexto = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

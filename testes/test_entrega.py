@@ -1,19 +1,20 @@
 """A pasta MODELOS: uma execução aparece inteira ou não aparece, e limpar não tira o que se usa."""
 
+import errno
 import itertools
 import json
 import os
+import pathlib
 import shutil
 import threading
 import zipfile
 
-import filelock
 import keras
 import numpy as np
 import pytest
 
 from detector import arquivos, entrega, metricas
-from detector.erros import ErroClaro
+from detector.ambiente import ErroClaro
 
 EXPORTADO = "detector_dogs_cats.onnx"
 
@@ -93,31 +94,43 @@ def test_a_publicacao_decidida_termina_mesmo_que_quem_a_acaba_morra_tambem(tmp_p
     assert set(entregue(tmp_path).values()) == {"nova"} and next(mortes) > 2
 
 
-def test_duas_execucoes_que_publicam_juntas_nao_se_misturam(tmp_path):
+def test_duas_execucoes_que_publicam_juntas_nao_se_misturam(tmp_path, capsys):
     publicam = [threading.Thread(target=publica, args=(tmp_path, nome)) for nome in "ab" * 4]
-    for acao in (threading.Thread.start, threading.Thread.join):
+    with arquivos.trava(tmp_path / ".trava", ""):
         for execucao in publicam:
-            acao(execucao)
+            execucao.start()
+        while "espero por ela" not in (dito := capsys.readouterr().out):
+            assert not (tmp_path / "metricas.json").exists() and "erro" not in dito
+    for execucao in publicam:
+        execucao.join()
     assert len(set(entregue(tmp_path).values())) == 1
 
 
-def test_quem_nao_pode_publicar_fica_sabendo_numa_frase(tmp_path, monkeypatch):
-    monkeypatch.setattr(entrega, "ESPERA", 0.1)
-    with filelock.FileLock(tmp_path / ".trava"), pytest.raises(ErroClaro, match="outra execução"):
-        publica(tmp_path, "nova")
+def test_quem_nao_pode_publicar_fica_sabendo_numa_frase(tmp_path):
     (tmp_path / "suspeitas.csv").mkdir()  # o lugar está ocupado
-    with pytest.raises(ErroClaro, match=f"não consigo escrever em {tmp_path}"):
+    with pytest.raises(ErroClaro, match=rf"não consegui gravar em {tmp_path} \(Is a directory\)"):
         publica(tmp_path, "nova")
     (tmp_path / "suspeitas.csv").rmdir()
     assert set(entregue(tmp_path).values()) == {"nova"}, "estava decidido: só faltava o lugar"
 
 
-def test_pasta_em_que_nao_se_pode_gravar_e_dita_logo(tmp_path):
+def test_a_frase_diz_se_nao_se_pode_gravar_abrir_ou_limpar_e_por_que(tmp_path, monkeypatch):
     (tmp_path / "arquivo").write_text("não é uma pasta")
     for pasta in ("/proc/modelos", tmp_path / "arquivo/modelos"):
         with pytest.raises(ErroClaro, match=r"não consegui gravar .*mude MODELOS"):
             entrega.abre_pasta(pasta)
-    assert entrega.abre_pasta(tmp_path / "a/b").is_dir()
+    assert entrega.abre_pasta(f'"{tmp_path}/a/b" ') == tmp_path / "a/b", "colado com aspas"
+    publica(tmp_path, "nova")
+
+    def proibido(*args, **kwargs):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    for nome, frase in (("is_dir", "abrir"), ("read_bytes", "limpar")):
+        with monkeypatch.context() as troca, pytest.raises(ErroClaro) as erro:
+            troca.setattr(pathlib.Path, nome, proibido)
+            (entrega.acha_modelo if frase == "abrir" else entrega.limpa)(tmp_path)
+        dito = f"não consegui {frase} {tmp_path} (Permission denied). Acerte a permissão"
+        assert str(erro.value).startswith(dito)
 
 
 def test_o_modelo_gravado_nao_tem_as_opcoes_que_o_keras_mais_velho_recusa(tmp_path):

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from detector import exporta
-from detector.erros import ErroClaro
+from detector.ambiente import ErroClaro
 
 NOMES = ["detector_dogs_cats.tflite", "detector_dogs_cats.onnx"]
 FOTOS = np.random.default_rng(0).random((40, 224, 224, 3), dtype="float32")

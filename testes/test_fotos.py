@@ -10,7 +10,7 @@ import pillow_heif
 import pytest
 import tensorflow as tf
 
-from detector.erros import ErroClaro
+from detector.ambiente import ErroClaro
 from detector.fotos import FORMATOS, abre_foto, caminhos
 
 MODOS = {"JPEG": "RGB L CMYK", "MPO": "RGB", "PNG": "RGB L 1 P RGBA LA I;16", "GIF": "P L"}

@@ -10,7 +10,7 @@ from keras import layers
 from sklearn.metrics import roc_auc_score
 
 from detector import dados, imagenet
-from detector.erros import ErroClaro
+from detector.ambiente import ErroClaro
 
 PETS = np.array([*imagenet.CACHORROS, *imagenet.GATOS])
 

@@ -63,7 +63,7 @@ def test_se_python3_nao_serve_e_outro_serve_usa_o_outro_e_diz(projeto):
     assert make(projeto, pythons, ".venv/feito") == (0, frase)
 
 
-def test_um_ambiente_que_mudou_de_pasta_e_refeito_e_o_que_serve_fica(projeto):
+def test_um_ambiente_que_mudou_de_pasta_ou_ficou_sem_python_e_refeito_e_o_que_serve_fica(projeto):
     pede = {"python3": (3, 11)}, ".venv/feito"
     assert make(projeto, *pede) == (0, "")
     (projeto / ".venv/instalado").touch()
@@ -73,6 +73,8 @@ def test_um_ambiente_que_mudou_de_pasta_e_refeito_e_o_que_serve_fica(projeto):
     refeito = ".venv ficou pela metade, mudou de pasta ou perdeu o Python dele: vou refazê-lo.\n"
     assert make(outra, *pede) == (0, refeito)
     assert not (outra / ".venv/instalado").exists()
+    (outra / ".venv/bin/python").unlink()
+    assert make(outra, *pede) == (0, refeito)
 
 
 def test_sem_o_uv_instala_com_o_pip_e_diz(projeto):

@@ -9,7 +9,7 @@ import tensorflow as tf
 from test_caracteristicas import rede
 
 from detector import dados, motores
-from detector.erros import ErroClaro
+from detector.ambiente import ErroClaro
 
 N = 42  # o último pedido ao OpenVINO não fica cheio
 

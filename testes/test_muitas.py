@@ -14,7 +14,7 @@ import tensorflow_datasets as tfds
 from test_caracteristicas import rede
 
 from detector import caracteristicas, dados, motores, muitas, origem, partes
-from detector.erros import ErroClaro
+from detector.ambiente import ErroClaro
 
 N, POR_PARTE = 200, 10
 RAIZ = pathlib.Path(muitas.__file__).parent.parent

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from detector import pesos
-from detector.erros import ErroClaro
+from detector.ambiente import ErroClaro
 
 
 @pytest.mark.parametrize(("nome", "arrays"), [("Lite0", 247), ("Lite1", 322), ("Lite2", 322)])
