@@ -16,8 +16,8 @@ from IPython.display import display
 from IPython.utils.capture import capture_output
 from PIL import Image, ImageOps
 
+from detector.ambiente import ErroClaro
 from detector.arquivos import grava
-from detector.erros import ErroClaro
 from detector.figuras import mostra_fotos
 
 FORA, CERTO = "arquivo", "rotulo_certo"  # as colunas do CSV
