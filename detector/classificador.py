@@ -195,7 +195,8 @@ def botao(classifica: Callable[..., Veredito]) -> Any:
         )
         seletor.observe(do_jupyter, "value")
         aviso.value = (
-            "De uma vez cabem 10 MB, umas duas fotos de celular; se você abriu o Jupyter com "
-            "<code>make jupyter</code>, 300 MB. Se passar disso, nada aparece: escolha menos."
+            "De uma vez cabem 10 MB, umas duas fotos de celular; com o Jupyter aberto por "
+            "<code>make jupyter</code>, 300 MB. Se passar disso, nada aparece: rode esta célula "
+            "de novo e escolha menos."
         )
     return ipywidgets.VBox([seletor, aviso, saida])

@@ -22,12 +22,12 @@ from roda_notebook import celulas
 import detector
 
 PREFERENCIAS = {
-    "notebook-extension/tracker": {"windowingMode": "none"},  # na página, também o que não se vê
-    "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
+    "notebook-extension:tracker": {"windowingMode": "none"},  # na página, também o que não se vê
+    "apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False},
 }
 ERROS = "[data-mime-type$='jupyter.error'], [data-mime-type$='jupyter.stderr']"
-FIGURAS = NOTEBOOK.read_text(encoding="utf-8").count('"image/png"') - 1  # uma é só sem navegador
-MAKE_JUPYTER = re.findall(r"--ServerApp.*", (RAIZ / "Makefile").read_text(encoding="utf-8"))
+FIGURAS = NOTEBOOK.read_text(encoding="utf-8").count('"image/png"') - 1  # uma vira botões
+DO_MAKE = shlex.split(re.search("--ServerApp.*", (RAIZ / "Makefile").read_text("utf-8"))[0])
 MINUTO = 60_000  # o Playwright conta em milissegundos
 
 
@@ -58,27 +58,15 @@ def pasta(tmp_path_factory):
 @pytest.fixture(scope="module")
 def servidor(chromium, pasta):
     """Um JupyterLab sem rede e alheio às configurações de quem testa; no fim, nada dele fica."""
-    for nome, valores in PREFERENCIAS.items():
-        arquivo = pasta / f"config/lab/user-settings/@jupyterlab/{nome}.jupyterlab-settings"
-        arquivo.parent.mkdir(parents=True)
-        arquivo.write_text(json.dumps(valores))
+    (pasta / "config/labconfig").mkdir(parents=True)
+    preferencias = json.dumps({f"@jupyterlab/{nome}": v for nome, v in PREFERENCIAS.items()})
+    (pasta / "config/labconfig/default_setting_overrides.json").write_text(preferencias)
     proprio = {f"JUPYTER_{n.upper()}_DIR": pasta / n for n in ("config", "data", "runtime")}
-    proprio |= {
-        "no_proxy": "127.0.0.1,localhost",
-        "JUPYTERLAB_SETTINGS_DIR": pasta / "config/lab/user-settings",
-        "JUPYTERLAB_WORKSPACES_DIR": pasta / "config/lab/workspaces",
-    }
+    ambiente = {**os.environ, **SEM_REDE, **proprio, "no_proxy": "127.0.0.1,localhost"}
     comando = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1"]
-    comando += shlex.split(MAKE_JUPYTER[0])
     with open(pasta / "servidor.log", "w") as log:
-        processo = subprocess.Popen(
-            comando,
-            cwd=pasta,
-            env={**os.environ, **SEM_REDE, **proprio},
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+        ditos = {"stdout": log, "stderr": subprocess.STDOUT, "start_new_session": True}
+        processo = subprocess.Popen(comando + DO_MAKE, cwd=pasta, env=ambiente, **ditos)
     try:
         prazo = time.monotonic() + 180
         while not list((pasta / "runtime").glob("jpserver-*-open.html")):  # achou uma porta livre
@@ -168,38 +156,32 @@ def grava_tela(nome, captura):
 def test_todas_as_celulas_rodam_sem_erro_nem_aviso(pagina):
     assert pagina.locator(ERROS).all_inner_texts() == []
     assert figuras_nao_brancas(pagina.locator(".jp-OutputArea-output")) == FIGURAS
-
-
-def test_seis_fotos_marcadas_e_o_kernel_reiniciado(pagina, pasta):
-    """As marcas continuam lá, e a execução seguinte deixa essas seis, e só elas, fora do treino."""
-    em_duvida = celula(pagina, "mostra_suspeitas")
-    cartoes = em_duvida.locator(".widget-vbox:has(> .widget-image)")
-    marcados = cartoes.filter(has=pagina.locator(".mod-active", has_text="tirar do treino"))
-    for i in range(6):
-        do_treino = cartoes.filter(has_text="treino;").nth(i)
-        do_treino.get_by_role("button", name="tirar do treino").click()
-    expect(em_duvida).to_contain_text("6 para tirar do treino (0 delas")
-    pagina.screenshot(path="/root/d/E/marcadas1.png")
-    escolhe(pagina, "Kernel", "Restart Kernel and Run All Cells…")
-    pagina.locator(".jp-Dialog .jp-mod-accept").click()
-    expect(celula(pagina, "publica").locator(".jp-OutputArea-output")).to_have_count(0)
-    ate_o_fim(pagina)
-    expect(marcados).to_have_count(6)
-    expect(marcados.filter(has_text="fora do treino;")).to_have_count(6)
-    expect(cartoes.filter(has_text="fora do treino;")).to_have_count(6)
-    expect(celula(pagina, "divisao")).to_contain_text("FOTOS_FORA: 6 fotos")
-    metricas = json.loads((pasta / "modelos/metricas.json").read_text(encoding="utf-8"))
-    assert metricas["n_treino"] == 48 - 6
-    em_duvida.screenshot(path="/root/d/E/marcadas2.png")
-
-
-def test_as_bibliotecas_e_as_versoes_aparecem(pagina):
     versoes = celula(pagina, "versoes")
     expect(versoes.locator(".jp-OutputArea")).to_contain_text(re.compile(r"tensorflow +2\.\d+"))
     grava_tela("bibliotecas_usadas.png", versoes.screenshot())
 
 
-def test_varias_fotos_pelo_botao_e_um_arquivo_que_nao_e_foto(pagina, pasta, fotos):
+def test_seis_fotos_marcadas_saem_do_treino_depois_de_reiniciado_o_kernel(pagina):
+    """As marcas continuam lá; a execução seguinte deixa essas seis, e só essas, de fora."""
+    em_duvida = celula(pagina, "mostra_suspeitas")
+    cartoes = em_duvida.locator(".widget-vbox:has(> .widget-image)")
+    do_treino = cartoes.filter(has_text="treino;")
+    for i in range(6):
+        do_treino.get_by_role("button", name="tirar do treino").nth(i).click()
+    expect(em_duvida).to_contain_text("6 para tirar do treino (0 ")
+    escolhe(pagina, "Kernel", "Restart Kernel and Run All Cells…")
+    pagina.locator(".jp-Dialog .jp-mod-accept").click()
+    expect(celula(pagina, "publica").locator(".jp-OutputArea-output")).to_have_count(0)
+    ate_o_fim(pagina)
+    expect(em_duvida.locator(".mod-active", has_text="tirar do treino")).to_have_count(6)
+    fora = cartoes.filter(has_text="fora do treino;")
+    expect(fora.locator(".mod-active")).to_have_text(["tirar do treino"] * 6)
+    expect(celula(pagina, "indices")).to_contain_text(f"n treino {48 - 6} ")
+
+
+def test_tres_fotos_de_5_mb_pelo_botao_e_um_arquivo_que_nao_e_foto_e_depois_uma(
+    pagina, pasta, fotos
+):
     """Todos recebem resposta, a mesma de `classifica`, e nenhuma foto sai em branco."""
     classifica = detector.carrega_classificador(pasta / "modelos")
     resposta = envia(pagina, {"texto.jpg": b"nem gato nem cachorro"} | fotos)
@@ -208,13 +190,9 @@ def test_varias_fotos_pelo_botao_e_um_arquivo_que_nao_e_foto(pagina, pasta, foto
         expect(resposta).to_contain_text(str(classifica(foto)), timeout=MINUTO)
     expect(resposta).to_contain_text("texto.jpg não é uma foto")
     assert figuras_nao_brancas(resposta) == len(fotos)
-
-
-def test_uma_foto_pelo_botao(pagina, fotos):
     resposta = envia(pagina, {"minha_foto.png": fotos["foto1.bmp"]})
     expect(resposta).to_contain_text("minha_foto.png:", timeout=MINUTO)
     expect(resposta.locator("img")).to_have_count(1)
     escolhe(pagina, "View", "Collapse All Code")  # para que a seção caiba na janela
-    titulo = pagina.get_by_role("heading", name="A sua foto")
-    titulo.evaluate("titulo => titulo.scrollIntoView()")
+    pagina.get_by_role("heading", name="A sua foto").evaluate("h => h.scrollIntoView()")
     grava_tela("sessao_visualizacao.png", pagina.screenshot())
