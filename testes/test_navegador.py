@@ -22,8 +22,8 @@ from roda_notebook import celulas
 import detector
 
 PREFERENCIAS = {
-    "notebook-extension:tracker": {"windowingMode": "none"},  # na página, também o que não se vê
-    "apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False},
+    "@jupyterlab/notebook-extension:tracker": {"windowingMode": "none"},  # desenha tudo
+    "@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False},
 }
 ERROS = "[data-mime-type$='jupyter.error'], [data-mime-type$='jupyter.stderr']"
 FIGURAS = NOTEBOOK.read_text(encoding="utf-8").count('"image/png"') - 1  # uma vira botões
@@ -58,9 +58,8 @@ def pasta(tmp_path_factory):
 @pytest.fixture(scope="module")
 def servidor(chromium, pasta):
     """Um JupyterLab sem rede e alheio às configurações de quem testa; no fim, nada dele fica."""
-    (pasta / "config/labconfig").mkdir(parents=True)
-    preferencias = json.dumps({f"@jupyterlab/{nome}": v for nome, v in PREFERENCIAS.items()})
-    (pasta / "config/labconfig/default_setting_overrides.json").write_text(preferencias)
+    (preferencias := pasta / "config/labconfig").mkdir(parents=True)
+    (preferencias / "default_setting_overrides.json").write_text(json.dumps(PREFERENCIAS))
     proprio = {f"JUPYTER_{n.upper()}_DIR": pasta / n for n in ("config", "data", "runtime")}
     ambiente = {**os.environ, **SEM_REDE, **proprio, "no_proxy": "127.0.0.1,localhost"}
     comando = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1"]
@@ -93,9 +92,8 @@ def pagina(chromium, servidor, pasta):
     anuncio = json.loads(next((pasta / "runtime").glob("jpserver-*.json")).read_text())
     endereco = f"{anuncio['url']}lab/tree/{NOTEBOOK.name}?token={anuncio['token']}"
     with sync_playwright() as playwright:
-        navegador = playwright.chromium.launch(
-            executable_path=chromium, args=["--no-proxy-server", "--no-sandbox"]
-        )
+        opcoes = ["--no-proxy-server", "--no-sandbox"]
+        navegador = playwright.chromium.launch(executable_path=chromium, args=opcoes)
         pagina = navegador.new_page(viewport={"width": 1100, "height": 900})
         pagina.goto(endereco, timeout=3 * MINUTO)
         ocioso = pagina.get_by_text(re.compile(r"^Python 3.* \| Idle$"))
@@ -139,9 +137,7 @@ def envia(pagina, arquivos):
     """Escolhe os arquivos {nome: bytes} pelo botão; devolve o lugar em que a resposta aparece."""
     with pagina.expect_file_chooser() as janela:
         celula(pagina, "botao").get_by_role("button", name="Escolher fotos").click()
-    janela.value.set_files(
-        [{"name": nome, "mimeType": "image/*", "buffer": b} for nome, b in arquivos.items()]
-    )
+    janela.value.set_files([{"name": n, "mimeType": "", "buffer": b} for n, b in arquivos.items()])
     return celula(pagina, "botao").locator(".widget-output")
 
 
@@ -162,7 +158,6 @@ def test_todas_as_celulas_rodam_sem_erro_nem_aviso(pagina):
 
 
 def test_seis_fotos_marcadas_saem_do_treino_depois_de_reiniciado_o_kernel(pagina):
-    """As marcas continuam lá; a execução seguinte deixa essas seis, e só essas, de fora."""
     em_duvida = celula(pagina, "mostra_suspeitas")
     cartoes = em_duvida.locator(".widget-vbox:has(> .widget-image)")
     do_treino = cartoes.filter(has_text="treino;")
@@ -179,20 +174,17 @@ def test_seis_fotos_marcadas_saem_do_treino_depois_de_reiniciado_o_kernel(pagina
     expect(celula(pagina, "indices")).to_contain_text(f"n treino {48 - 6} ")
 
 
-def test_tres_fotos_de_5_mb_pelo_botao_e_um_arquivo_que_nao_e_foto_e_depois_uma(
-    pagina, pasta, fotos
-):
+def test_fotos_de_5_mb_pelo_botao_um_arquivo_qualquer_e_depois_uma_so(pagina, pasta, fotos):
     """Todos recebem resposta, a mesma de `classifica`, e nenhuma foto sai em branco."""
     classifica = detector.carrega_classificador(pasta / "modelos")
     resposta = envia(pagina, {"texto.jpg": b"nem gato nem cachorro"} | fotos)
     for nome, foto in fotos.items():
-        expect(resposta).to_contain_text(f"{nome}:", timeout=MINUTO)
-        expect(resposta).to_contain_text(str(classifica(foto)), timeout=MINUTO)
+        for dito in (f"{nome}:", str(classifica(foto))):
+            expect(resposta).to_contain_text(dito, timeout=MINUTO)
     expect(resposta).to_contain_text("texto.jpg não é uma foto")
     assert figuras_nao_brancas(resposta) == len(fotos)
     resposta = envia(pagina, {"minha_foto.png": fotos["foto1.bmp"]})
-    expect(resposta).to_contain_text("minha_foto.png:", timeout=MINUTO)
-    expect(resposta.locator("img")).to_have_count(1)
+    expect(resposta.locator("img")).to_have_count(1, timeout=MINUTO)
     escolhe(pagina, "View", "Collapse All Code")  # para que a seção caiba na janela
     pagina.get_by_role("heading", name="A sua foto").evaluate("h => h.scrollIntoView()")
     grava_tela("sessao_visualizacao.png", pagina.screenshot())
