@@ -191,7 +191,10 @@ def botao(classifica: Callable[..., Veredito]) -> Any:
         seletor.on_click(do_colab)
     else:
         seletor = ipywidgets.FileUpload(
-            accept="image/*,.heic", multiple=True, description="Escolher fotos"
+            accept="image/*,.heic",
+            multiple=True,
+            description="Escolher fotos",
+            layout={"width": "auto"},  # cabe também o número das escolhidas
         )
         seletor.observe(do_jupyter, "value")
         aviso.value = (

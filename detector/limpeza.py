@@ -23,11 +23,13 @@ from detector.figuras import mostra_fotos
 FORA, CERTO = "arquivo", "rotulo_certo"  # as colunas do CSV
 BOTOES = {"o rótulo está certo": CERTO, "tirar do treino": FORA, "não sei": ""}
 POR_PAGINA, LADO = 12, 150  # fotos; pixels de cada uma
+ESTILO = "white-space: pre-line; line-height: 1.4; overflow-wrap: anywhere"  # CSS
+ARQUIVO = "fotos_fora.csv"
 
 
 def marcadas(modelos: pathlib.Path) -> pathlib.Path | None:
     """O arquivo das marcas, que vale como FOTOS_FORA se não há outro; None se ninguém marcou."""
-    arquivo = modelos / "fotos_fora.csv"
+    arquivo = modelos / ARQUIVO
     return arquivo if arquivo.exists() else None
 
 
@@ -71,7 +73,7 @@ class Painel:
         self, suspeitas: pd.DataFrame, classes: list[str], pega: Callable, modelos: pathlib.Path
     ) -> None:
         self.suspeitas, self.classes, self.pega = suspeitas, classes, pega
-        self.arquivo = modelos / "fotos_fora.csv"
+        self.arquivo = modelos / ARQUIVO
         self.conta, self.grade = ipywidgets.HTML(), ipywidgets.Box(layout={"flex_flow": "row wrap"})
         self.volta = ipywidgets.Button(description="← anteriores")
         self.segue = ipywidgets.Button(description="seguintes →")
@@ -104,13 +106,13 @@ class Painel:
             nome, rotulo, p, motivo, conjunto = linha
             modelo = f"{self.classes[p > 0.5]} ({max(p, 1 - p):.0%})"
             self.titulos.append(f"rótulo: {rotulo}\nmodelo: {modelo}")
-            dito = html.escape(f"{self.titulos[-1]}\n{conjunto}; {motivo}")
+            dito = html.escape(f"{self.titulos[-1]}\n{conjunto}; {motivo}\n{nome}")
             jpeg = io.BytesIO()
             ImageOps.pad(Image.fromarray(foto), (LADO, LADO), color="white").save(jpeg, "JPEG")
             botoes = ipywidgets.ToggleButtons(options=BOTOES, value=gravadas.get(nome, ""))
             botoes.observe(lambda muda, nome=nome: self._marca(nome, muda["new"]), "value")
             vista = ipywidgets.Image(value=jpeg.getvalue(), format="jpeg")
-            legenda = ipywidgets.HTML(f'<div style="white-space: pre-line">{dito}</div>')
+            legenda = ipywidgets.HTML(f'<div style="{ESTILO}">{dito}</div>')
             cartoes.append(ipywidgets.VBox([vista, legenda, botoes], layout={"width": "170px"}))
         self.grade.children = cartoes
         self._conta(marcas)
@@ -123,9 +125,9 @@ class Painel:
 
     def _conta(self, marcas: pd.DataFrame) -> None:
         certas, fora = (self.suspeitas["arquivo"].isin(marcas[qual]) for qual in (CERTO, FORA))
-        ficam = self.suspeitas["conjunto"][fora].isin(["validação", "teste"])
+        ficam = self.suspeitas["conjunto"][fora].isin(["validação", "teste"]).sum()
         self.conta.value = html.escape(
             f"Página {self.pagina + 1} das {len(self.suspeitas)} fotos em dúvida: {certas.sum()} "
-            f"certas, {fora.sum()} para tirar do treino ({ficam.sum()} delas são da validação ou "
-            f"do teste, que não mudam). Já gravado em {self.arquivo}, para a próxima execução."
+            f"certas, {fora.sum()} para tirar do treino ({ficam} são da validação ou do teste, e "
+            f"ficam). Cada clique já está em {self.arquivo}, para a próxima execução."
         )

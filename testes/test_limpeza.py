@@ -16,23 +16,19 @@ from detector import auditoria, limpeza
 from detector.ambiente import ErroClaro
 
 CLASSES = ["gato", "cachorro"]
-CONJUNTOS = ["treino"] * 20 + ["teste"] * 5
-TODAS = pd.DataFrame({"arquivo": [f"gatos/vovó {i}.jpg" for i in range(25)]})
+FOTOS = pd.DataFrame({"arquivo": [f"gatos/vovó {i}.jpg" for i in range(25)], "rotulo": 0})
+FOTOS["conjunto"] = ["treino"] * 20 + ["teste"] * 5
 
 
 def abre(modelos, quantas=25):
-    """O painel de `quantas` fotos de gato que o modelo chama de cachorro."""
-    suspeitas = pd.DataFrame(
-        {
-            "arquivo": TODAS["arquivo"],
-            "rotulo": "gato",
-            "probabilidade_cachorro": 0.98,
-            "motivo": "rótulo e modelo discordam",
-            "conjunto": CONJUNTOS,
-        }
-    )
-    pega = lambda linhas: [np.full((40, 60, 3), 10 * i, "uint8") for i in linhas]  # noqa: E731
-    return limpeza.Painel(suspeitas[:quantas], CLASSES, pega, modelos)
+    """O painel de gatos que o modelo chama de cachorro; o primeiro e o último são cópias."""
+    suspeitas = auditoria.suspeitas(FOTOS, ["gato", "cachorro"], np.full(25, 0.98), [(0, 24)], [])
+    suspeitas = suspeitas[:quantas].join(FOTOS["conjunto"])
+
+    def pega(linhas):
+        return [np.full((40, 60, 3), 10 * i, "uint8") for i in linhas]
+
+    return limpeza.Painel(suspeitas, ["gato", "cachorro"], pega, modelos)
 
 
 def clica(painel, i, texto):
@@ -42,7 +38,7 @@ def clica(painel, i, texto):
 
 
 def marcadas(painel):
-    return [botoes.label for *_, botoes in (cartao.children for cartao in painel.grade.children)]
+    return [cartao.children[-1].label for cartao in painel.grade.children]
 
 
 def test_cada_clique_esta_no_disco_e_a_proxima_execucao_o_le(tmp_path, capsys):
@@ -52,7 +48,7 @@ def test_cada_clique_esta_no_disco_e_a_proxima_execucao_o_le(tmp_path, capsys):
     for i, texto in ((0, "tirar do treino"), (1, "o rótulo está certo"), (2, "tirar do treino")):
         clica(painel, i, texto)
     clica(painel, 2, "não sei")
-    fora = auditoria.fora_do_treino(TODAS, limpeza.marcadas(tmp_path))
+    fora = auditoria.fora_do_treino(FOTOS, limpeza.marcadas(tmp_path))
     assert fora.nonzero()[0].tolist() == [0] and "1 fotos" in capsys.readouterr().out
     de_novo = abre(tmp_path)
     assert marcadas(de_novo)[:3] == ["tirar do treino", "o rótulo está certo", "não sei"]
@@ -69,8 +65,10 @@ def test_o_painel_abre_onde_se_parou_e_diz_o_que_nao_muda(tmp_path):
     assert "Página 2" in painel.conta.value and "12 certas" in painel.conta.value
     painel.segue.click()
     assert painel.segue.disabled and len(painel.grade.children) == 1
+    [[_, legenda, _]] = [cartao.children for cartao in painel.grade.children]
+    assert "modelo: cachorro (98%)" in legenda.value and "cópia de gatos/vovó 0" in legenda.value
     clica(painel, 0, "tirar do treino")
-    assert "1 para tirar do treino (1 delas" in painel.conta.value
+    assert "1 para tirar do treino (1 são" in painel.conta.value
     painel.volta.click()
     assert len(painel.grade.children) == 12
 

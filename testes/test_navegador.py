@@ -163,7 +163,7 @@ def test_seis_fotos_marcadas_saem_do_treino_depois_de_reiniciado_o_kernel(pagina
     do_treino = cartoes.filter(has_text="treino;")
     for i in range(6):
         do_treino.get_by_role("button", name="tirar do treino").nth(i).click()
-    expect(em_duvida).to_contain_text("6 para tirar do treino (0 ")
+    expect(em_duvida).to_contain_text("6 para tirar do treino (0 são")
     escolhe(pagina, "Kernel", "Restart Kernel and Run All Cells…")
     pagina.locator(".jp-Dialog .jp-mod-accept").click()
     expect(celula(pagina, "publica").locator(".jp-OutputArea-output")).to_have_count(0)
