@@ -1,7 +1,9 @@
 """Gato, cachorro ou nenhum dos dois: o que uma execução do notebook deixou, pronto para usar."""
 
+import importlib
 import os
 import pathlib
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -155,27 +157,49 @@ def classifica_varias(
 
 
 def botao(classifica: Callable[..., Veredito]) -> Any:
-    """Botão do Jupyter e do Colab para escolher fotos; cada uma aparece embaixo, com a resposta."""
+    """Botão do Jupyter e do Colab para escolher fotos; cada uma aparece embaixo, com a resposta.
+
+    No Jupyter, as fotos escolhidas vão numa mensagem só; se ela passa do limite do servidor, nada
+    chega até aqui, e por isso o botão diz antes o que cabe. No Colab, quem envia é ele mesmo.
+    """
     import ipywidgets
     from IPython.display import display
 
-    seletor = ipywidgets.FileUpload(
-        accept="image/*,.heic", multiple=True, description="Escolher fotos"
-    )
-    saida = ipywidgets.Output()
+    saida, aviso = ipywidgets.Output(), ipywidgets.HTML()
 
-    def mostra(mudanca: dict) -> None:
-        novas = mudanca["new"]  # tupla de dicts no ipywidgets 8; dict de dicts no 7, o do Colab
-        if isinstance(novas, dict):
-            novas = [{"name": nome, **nova} for nome, nova in novas.items()]
+    def responde(novas: list[tuple[str, bytes]]) -> None:
         saida.clear_output()
         with saida:
-            for nova in novas:
-                print(f"{nova['name']}:")
+            for nome, conteudo in novas:
+                print(f"{nome}:")
                 try:
-                    display(classifica(bytes(nova["content"]), nova["name"]))
+                    display(classifica(bytes(conteudo), nome))
                 except ErroClaro as erro:
                     print(erro)
 
-    seletor.observe(mostra, "value")
-    return ipywidgets.VBox([seletor, saida])
+    def do_jupyter(mudanca: dict) -> None:
+        novas = mudanca["new"]  # tupla de dicts no ipywidgets 8; dict de dicts no 7
+        if isinstance(novas, dict):
+            novas = [{"name": nome, **nova} for nome, nova in novas.items()]
+        responde([(nova["name"], nova["content"]) for nova in novas])
+
+    def do_colab(_: Any) -> None:
+        responde([*importlib.import_module("google.colab.files").upload().items()])
+
+    if "google.colab" in sys.modules:
+        seletor = ipywidgets.Button(description="Escolher fotos", icon="upload")
+        seletor.on_click(do_colab)
+    else:
+        seletor = ipywidgets.FileUpload(
+            accept="image/*,.heic",
+            multiple=True,
+            description="Escolher fotos",
+            layout={"width": "auto"},  # cabe também o número das escolhidas
+        )
+        seletor.observe(do_jupyter, "value")
+        aviso.value = (
+            "De uma vez cabem 10 MB, umas duas fotos de celular; com o Jupyter aberto por "
+            "<code>make jupyter</code>, 300 MB. Se passar disso, nada aparece: rode esta célula "
+            "de novo e escolha menos."
+        )
+    return ipywidgets.VBox([seletor, aviso, saida])

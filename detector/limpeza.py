@@ -1,0 +1,133 @@
+"""Limpar o treino com cliques: as fotos em dúvida, botões em cada uma, e as marcas em disco.
+
+As marcas são um CSV em MODELOS. Na coluna `arquivo` estão as fotos que saem do treino, e é essa a
+que FOTOS_FORA lê; em `rotulo_certo`, as que a pessoa olhou e confirmou.
+"""
+
+import html
+import io
+import pathlib
+from collections.abc import Callable
+
+import filelock
+import ipywidgets
+import pandas as pd
+from IPython.display import display
+from IPython.utils.capture import capture_output
+from PIL import Image, ImageOps
+
+from detector.ambiente import ErroClaro
+from detector.arquivos import grava
+from detector.figuras import mostra_fotos
+
+FORA, CERTO = "arquivo", "rotulo_certo"  # as colunas do CSV
+BOTOES = {"o rótulo está certo": CERTO, "tirar do treino": FORA, "não sei": ""}
+POR_PAGINA, LADO = 12, 150  # fotos; pixels de cada uma
+ESTILO = "white-space: pre-line; line-height: 1.4; overflow-wrap: anywhere"  # CSS
+ARQUIVO = "fotos_fora.csv"
+
+
+def marcadas(modelos: pathlib.Path) -> pathlib.Path | None:
+    """O arquivo das marcas, que vale como FOTOS_FORA se não há outro; None se ninguém marcou."""
+    arquivo = modelos / ARQUIVO
+    return arquivo if arquivo.exists() else None
+
+
+def le_marcas(arquivo: pathlib.Path) -> pd.DataFrame:
+    """As linhas do arquivo; nenhuma, se não existe. ErroClaro se não tem as duas colunas."""
+    try:
+        texto = arquivo.read_text("utf-8-sig") if arquivo.exists() else f"{FORA},{CERTO}"
+        separador = ";" if ";" in texto.partition("\n")[0] else ","  # o Excel em português o troca
+        marcas = pd.read_csv(io.StringIO(texto), sep=separador, dtype=object)
+        return marcas.astype({FORA: object, CERTO: object})
+    except (OSError, ValueError, KeyError) as erro:
+        nao = f"não se lê como um CSV de colunas `{FORA}` e `{CERTO}` ({erro})"
+        raise ErroClaro(f"{arquivo} {nao}. Dê a ele outro nome, e um novo será feito.") from erro
+
+
+def marca(arquivo: pathlib.Path, nome: str, qual: str) -> pd.DataFrame:
+    """Grava já a marca de uma foto: FORA, CERTO, ou "", que a desfaz. Devolve todas.
+
+    O que outro kernel marcou nesse meio-tempo fica. Levanta ErroClaro se não pôde gravar.
+    """
+    try:
+        with filelock.FileLock(arquivo.with_name(".trava-marcas"), timeout=10):
+            marcas = le_marcas(arquivo)
+            marcas = marcas[(marcas[FORA] != nome) & (marcas[CERTO] != nome)].reset_index(drop=True)
+            if qual:
+                marcas.loc[len(marcas), qual] = nome
+            grava(arquivo, marcas.to_csv(index=False).encode("utf-8-sig"))
+            return marcas
+    except filelock.Timeout as erro:
+        raise ErroClaro(f"outro kernel está gravando {arquivo}; clique de novo.") from erro
+
+
+class Painel:
+    """As fotos em dúvida, doze por página; abre na primeira em que falta marcar alguma.
+
+    suspeitas: de `auditoria.suspeitas`, com mais uma coluna, `conjunto`. classes: o nome da 0 e o
+    da 1. pega(linhas): as fotos uint8 dessas linhas do dataset. modelos: a pasta das marcas.
+    """
+
+    def __init__(
+        self, suspeitas: pd.DataFrame, classes: list[str], pega: Callable, modelos: pathlib.Path
+    ) -> None:
+        self.suspeitas, self.classes, self.pega = suspeitas, classes, pega
+        self.arquivo = modelos / ARQUIVO
+        self.conta, self.grade = ipywidgets.HTML(), ipywidgets.Box(layout={"flex_flow": "row wrap"})
+        self.volta = ipywidgets.Button(description="← anteriores")
+        self.segue = ipywidgets.Button(description="seguintes →")
+        self.volta.on_click(lambda _: self.abre(self.pagina - 1))
+        self.segue.on_click(lambda _: self.abre(self.pagina + 1))
+        faltam = ~suspeitas["arquivo"].isin(le_marcas(self.arquivo)[[FORA, CERTO]].stack())
+        self.abre(int(faltam.argmax()) // POR_PAGINA if len(faltam) else 0)
+
+    def _ipython_display_(self) -> None:
+        """O navegador escolhe o widget; o papermill e o GitHub, uma figura da mesma página."""
+        passos = ipywidgets.HBox([self.volta, self.segue])
+        tudo = ipywidgets.VBox([self.conta, self.grade, passos])
+        with capture_output() as figura:
+            mostra_fotos(self.fotos, self.titulos)
+        pacote = {tipo: dado for saida in figura.outputs for tipo, dado in saida.data.items()}
+        pacote["text/plain"] = "(no Jupyter, cada foto aparece com botões)"
+        widget = {"version_major": 2, "version_minor": 0, "model_id": tudo.model_id}
+        display(pacote | {"application/vnd.jupyter.widget-view+json": widget}, raw=True)
+
+    def abre(self, pagina: int) -> None:
+        """Mostra uma página; a primeira é a 0."""
+        linhas = self.suspeitas[pagina * POR_PAGINA : (pagina + 1) * POR_PAGINA]
+        self.pagina, self.fotos, self.titulos = pagina, self.pega(list(linhas.index)), []
+        self.volta.disabled = pagina == 0
+        self.segue.disabled = (pagina + 1) * POR_PAGINA >= len(self.suspeitas)
+        marcas = le_marcas(self.arquivo)
+        gravadas = {nome: qual for qual in (FORA, CERTO) for nome in marcas[qual].dropna()}
+        cartoes = []
+        for foto, linha in zip(self.fotos, linhas.itertuples(index=False, name=None), strict=True):
+            nome, rotulo, p, motivo, conjunto = linha
+            modelo = f"{self.classes[p > 0.5]} ({max(p, 1 - p):.0%})"
+            self.titulos.append(f"rótulo: {rotulo}\nmodelo: {modelo}")
+            dito = html.escape(f"{self.titulos[-1]}\n{conjunto}; {motivo}\n{nome}")
+            jpeg = io.BytesIO()
+            ImageOps.pad(Image.fromarray(foto), (LADO, LADO), color="white").save(jpeg, "JPEG")
+            botoes = ipywidgets.ToggleButtons(options=BOTOES, value=gravadas.get(nome, ""))
+            botoes.observe(lambda muda, nome=nome: self._marca(nome, muda["new"]), "value")
+            vista = ipywidgets.Image(value=jpeg.getvalue(), format="jpeg")
+            legenda = ipywidgets.HTML(f'<div style="{ESTILO}">{dito}</div>')
+            cartoes.append(ipywidgets.VBox([vista, legenda, botoes], layout={"width": "170px"}))
+        self.grade.children = cartoes
+        self._conta(marcas)
+
+    def _marca(self, nome: str, qual: str) -> None:
+        try:
+            self._conta(marca(self.arquivo, nome, qual))
+        except ErroClaro as erro:
+            self.conta.value = html.escape(f"ERRO: {erro}")
+
+    def _conta(self, marcas: pd.DataFrame) -> None:
+        certas, fora = (self.suspeitas["arquivo"].isin(marcas[qual]) for qual in (CERTO, FORA))
+        ficam = self.suspeitas["conjunto"][fora].isin(["validação", "teste"]).sum()
+        self.conta.value = html.escape(
+            f"Página {self.pagina + 1} das {len(self.suspeitas)} fotos em dúvida: {certas.sum()} "
+            f"certas, {fora.sum()} para tirar do treino ({ficam} são da validação ou do teste, e "
+            f"ficam). Cada clique já está em {self.arquivo}, para a próxima execução."
+        )
