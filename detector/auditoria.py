@@ -121,7 +121,7 @@ def fora_do_treino(fotos: pd.DataFrame, arquivo: str | os.PathLike | None) -> np
     """
     if arquivo is None:
         return np.zeros(len(fotos), bool)
-    nomes = _coluna_arquivo(caminho(arquivo))
+    nomes = le_tabela(caminho(arquivo))["arquivo"].dropna()
     de_cada = {_simples(nome): nome for nome in fotos["arquivo"]}
     de_cada |= {nome: nome for nome in fotos["arquivo"]}
     achadas = {nome: de_cada.get(nome, de_cada.get(_simples(nome))) for nome in nomes}
@@ -138,7 +138,8 @@ def _simples(nome: str) -> str:
     return unicodedata.normalize("NFC", nome).replace("\\", "/").strip().lower()
 
 
-def _coluna_arquivo(arquivo: pathlib.Path) -> list[str]:
+def le_tabela(arquivo: pathlib.Path) -> pd.DataFrame:
+    """Um CSV, do pandas ou do Excel, com a coluna `arquivo`; ErroClaro se não é um."""
     with no_disco("ler FOTOS_FORA,", arquivo, "mude FOTOS_FORA"):
         conteudo = arquivo.read_bytes()
     for codificacao in ("utf-16", "utf-8-sig", "cp1252"):  # o Excel salva em qualquer uma
@@ -152,7 +153,7 @@ def _coluna_arquivo(arquivo: pathlib.Path) -> list[str]:
         separador = max(",;\t", key=cabecalho.count)
         tabela = pd.read_csv(io.StringIO(texto), sep=separador, dtype=str)
         tabela.columns = tabela.columns.str.strip().str.lower()
-        return tabela["arquivo"].dropna().tolist()
+        return tabela.astype({"arquivo": object})
     except (ValueError, KeyError) as erro:
         tem = "é uma planilha: salve-a como CSV" if conteudo[:2] == b"PK" else cabecalho[:60]
         raise ErroClaro(

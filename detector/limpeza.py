@@ -9,15 +9,15 @@ import io
 import pathlib
 from collections.abc import Callable
 
-import filelock
 import ipywidgets
 import pandas as pd
 from IPython.display import display
 from IPython.utils.capture import capture_output
 from PIL import Image, ImageOps
 
+from detector import auditoria
 from detector.ambiente import ErroClaro
-from detector.arquivos import grava
+from detector.arquivos import grava, trava
 from detector.figuras import mostra_fotos
 
 FORA, CERTO = "arquivo", "rotulo_certo"  # as colunas do CSV
@@ -34,15 +34,11 @@ def marcadas(modelos: pathlib.Path) -> pathlib.Path | None:
 
 
 def le_marcas(arquivo: pathlib.Path) -> pd.DataFrame:
-    """As linhas do arquivo; nenhuma, se não existe. ErroClaro se não tem as duas colunas."""
-    try:
-        texto = arquivo.read_text("utf-8-sig") if arquivo.exists() else f"{FORA},{CERTO}"
-        separador = ";" if ";" in texto.partition("\n")[0] else ","  # o Excel em português o troca
-        marcas = pd.read_csv(io.StringIO(texto), sep=separador, dtype=object)
-        return marcas.astype({FORA: object, CERTO: object})
-    except (OSError, ValueError, KeyError) as erro:
-        nao = f"não se lê como um CSV de colunas `{FORA}` e `{CERTO}` ({erro})"
-        raise ErroClaro(f"{arquivo} {nao}. Dê a ele outro nome, e um novo será feito.") from erro
+    """As linhas do arquivo; nenhuma, se não existe. Levanta ErroClaro se não se lê."""
+    if not arquivo.exists():
+        return pd.DataFrame(columns=[FORA, CERTO], dtype=object)
+    marcas = auditoria.le_tabela(arquivo).astype(object)
+    return marcas.reindex(columns=marcas.columns.union([FORA, CERTO], sort=False))
 
 
 def marca(arquivo: pathlib.Path, nome: str, qual: str) -> pd.DataFrame:
@@ -50,16 +46,13 @@ def marca(arquivo: pathlib.Path, nome: str, qual: str) -> pd.DataFrame:
 
     O que outro kernel marcou nesse meio-tempo fica. Levanta ErroClaro se não pôde gravar.
     """
-    try:
-        with filelock.FileLock(arquivo.with_name(".trava-marcas"), timeout=10):
-            marcas = le_marcas(arquivo)
-            marcas = marcas[(marcas[FORA] != nome) & (marcas[CERTO] != nome)].reset_index(drop=True)
-            if qual:
-                marcas.loc[len(marcas), qual] = nome
-            grava(arquivo, marcas.to_csv(index=False).encode("utf-8-sig"))
-            return marcas
-    except filelock.Timeout as erro:
-        raise ErroClaro(f"outro kernel está gravando {arquivo}; clique de novo.") from erro
+    with trava(arquivo.with_name(".trava-marcas"), ""):
+        marcas = le_marcas(arquivo)
+        marcas = marcas[(marcas[FORA] != nome) & (marcas[CERTO] != nome)].reset_index(drop=True)
+        if qual:
+            marcas.loc[len(marcas), qual] = nome
+        grava(arquivo, marcas.to_csv(index=False).encode("utf-8-sig"))
+        return marcas
 
 
 class Painel:

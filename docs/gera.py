@@ -57,14 +57,13 @@ def executa(modelos: str, **parametros: object) -> tuple[nbformat.NotebookNode, 
     [pico] = re.findall(r"VmHWM: *\t *(\d+) kB", notebook.cells.pop().outputs[0].text)
     celula.source = original
     m = json.loads((pasta / "metricas.json").read_text("utf-8")) | assinado
-    vetores = next(pasta.glob("vetores-*"))  # de uma parte; o arquivo dos mapas termina igual
-    da_parte = sum(a.stat().st_size for a in pasta.glob(f"*{vetores.name[7:]}"))
+    parte = next(pasta.glob("vetores-*"))
     ate = {"até a primeira acurácia (s)": m["segundos_ate_metrica"]}
     ate |= {"até a última célula (s)": m["segundos_total"], "memória (GB)": int(pico) * 1024 / 1e9}
     return notebook, m | {
         "fotos": m["n_treino"] + m["n_validacao"] + m["n_teste"],
         "mb_modelos": sum(a.stat().st_size for a in pasta.iterdir()) / 1e6,
-        "kb_por_foto": da_parte / len(np.load(vetores)["rotulos"]) / 1000,
+        "kb_por_foto": parte.stat().st_size / len(np.load(parte)["rotulos"]) / 1000,
         "tempos": segundos(notebook.cells) | ate,
     }
 
@@ -248,7 +247,8 @@ def main(comando: str = "", arquivo: str = "", *opcoes: str) -> None:
     if (medidas["dataset"].partition("/")[0], medidas["fotos"]) != ("cats_vs_dogs", 2000):
         sys.exit("os textos falam das 2.000 fotos reais; com outras, nada é gravado.")
     for saida in (saida for celula in notebook.cells for saida in celula.get("outputs", [])):
-        if "application/vnd.jupyter.widget-view+json" in saida.get("data", {}):
+        botoes = saida.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
+        if botoes and "image/png" not in saida.data:
             saida.data = {"text/plain": "(ao rodar a célula, aqui aparece o botão)"}
     notebook.metadata = nbformat.read(NOTEBOOK, 4).metadata  # sem a versão do Python nem o botão
     nbformat.write(notebook, NOTEBOOK)

@@ -1,8 +1,11 @@
 """`classifica`: o que ela responde, e o que ela se recusa a carregar."""
 
+import io
 import json
 import pathlib
 import shutil
+import sys
+import types
 
 import keras
 import numpy as np
@@ -137,13 +140,29 @@ def envia(seletor, versao, nome, dados):
 
 @pytest.mark.parametrize("ipywidgets", [7, 8])
 def test_o_botao_responde_a_cada_foto_escolhida(classifica, tmp_path, capsys, ipywidgets):
-    seletor, _ = classificador.botao(classifica).children
+    seletor, cabe, _ = classificador.botao(classifica).children
+    assert "cabem 10 MB" in cabe.value and "300 MB" in cabe.value
     foto("red").save(tmp_path / "rex.png")
     envia(seletor, ipywidgets, "rex.png", (tmp_path / "rex.png").read_bytes())
     dito = capsys.readouterr().out
     assert "rex.png" in dito and "gato" in dito
     envia(seletor, ipywidgets, "leia-me.txt", b"nao sou uma foto")
     assert "leia-me.txt não é uma foto" in capsys.readouterr().out
+
+
+def test_no_colab_as_fotos_vem_pelo_envio_dele_depois_do_clique(classifica, capsys, monkeypatch):
+    """Dado o Colab, a célula não espera por ninguém: o envio só abre quando se clica."""
+    png = io.BytesIO()
+    foto("red").save(png, "PNG")
+    enviadas = {"rex.png": png.getvalue(), "leia-me.txt": b"nao sou uma foto"}
+    envio = types.SimpleNamespace(upload=lambda: enviadas)
+    for nome in ("google.colab", "google.colab.files"):
+        monkeypatch.setitem(sys.modules, nome, envio)
+    seletor, *_ = classificador.botao(classifica).children
+    assert capsys.readouterr().out == ""
+    seletor.click()
+    dito = capsys.readouterr().out
+    assert "rex.png:" in dito and "gato" in dito and "leia-me.txt não é uma foto" in dito
 
 
 def de_um_lambda(pasta):

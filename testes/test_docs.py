@@ -171,7 +171,11 @@ def test_o_readme_cabe_numa_leitura_e_a_tabela_de_parametros_e_a_do_notebook():
     ditos = dict(re.findall(r"^\| `(\w+)` \| `?(.*?)`? \|", tabela, re.MULTILINE))
     assert [*ditos] == [*valores]
     for nome, valor in valores.items():
-        em_palavras = ("vazio", "nenhum", "todas", "pasta do TFDS") if valor in (None, "") else ()
+        em_palavras = (
+            ("vazio", "nenhum", "todas", "pasta do TFDS", "as que você marcou")
+            if valor in (None, "")
+            else ()
+        )
         assert ditos[nome] in (em_palavras or (str(valor),)), nome
 
 

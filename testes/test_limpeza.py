@@ -106,7 +106,7 @@ def test_um_arquivo_que_nao_se_le_e_dito_e_nao_e_trocado(tmp_path):
     clica(painel, 0, "tirar do treino")
     assert painel.conta.value.startswith("ERRO: ") and str(arquivo) in painel.conta.value
     assert arquivo.read_text() == "foto\n1.jpg\n"
-    with pytest.raises(ErroClaro, match="não se lê"):
+    with pytest.raises(ErroClaro, match="não é um CSV"):
         abre(tmp_path)
 
 

@@ -38,8 +38,8 @@ PUBLICADOS = ("classificador.npz", "detector_dogs_cats.keras", "metricas.json", 
 # de a célula começar, ou o instante em que um arquivo, já escrito, vai entrar no lugar.
 MORTES = [
     ("mata-gravando", "motor-", 1),  # a extração
-    ("mata-gravando", "vetores-", 1),  # entre os dois arquivos da primeira parte
-    ("mata-gravando", "mapas-", 3),  # com duas partes prontas
+    ("mata-gravando", "vetores-", 1),  # a primeira parte
+    ("mata-gravando", "vetores-", 3),  # com duas partes prontas
     ("mata-gravando", "cabeca-", 3),
     ("mata-gravando", "ajuste-", 1),
     ("mata-gravando", "ajuste-", 2),
@@ -73,14 +73,6 @@ def _troca_um_bit(dados):
     return b"%s%c%s" % (dados[:meio], dados[meio] ^ 1, dados[meio + 1 :])
 
 
-def prontos(modelos):
-    """{arquivo: número no disco} de cada parte, época e motor que já estão prontos.
-
-    Uma parte está pronta com o segundo dos seus dois arquivos, o dos vetores.
-    """
-    return {nome: i for nome, i in gravacoes(modelos).items() if not nome.startswith("mapas-")}
-
-
 def test_morto_a_qualquer_momento_continua_de_onde_parou(sessao, tmp_path, registra):
     """Dada uma execução morta em cada passo, a próxima continua; a última dá o mesmo resultado."""
     perdidos, refeitos, antes = [], 0, {}
@@ -91,7 +83,7 @@ def test_morto_a_qualquer_momento_continua_de_onde_parou(sessao, tmp_path, regis
         perdidos.append(len(pela_metade))
         for arquivo in pela_metade:
             arquivo.unlink()
-        agora = prontos(tmp_path)
+        agora = gravacoes(tmp_path)
         refeitos += len(antes.items() - agora.items())
         antes = agora
     assert {nome.partition("-")[0] for nome in antes} == {"motor", "vetores", "cabeca", "ajuste"}
@@ -99,7 +91,7 @@ def test_morto_a_qualquer_momento_continua_de_onde_parou(sessao, tmp_path, regis
     passos = [float(s) for s in re.findall(r"<(\S+) s: ", ultima.stdout)]
     perdido = f"no máximo {max(perdidos)} parte ou época de cada vez, ou {max(passos):.1f} s"
     registra("kill -9", tmp_path, len(MORTES), len(MORTES) - refeitos, perdido)
-    assert not refeitos and prontos(tmp_path) == antes
+    assert not refeitos and gravacoes(tmp_path) == antes
     assert not metricas(tmp_path)["imagens_extraidas"]
     assert max(perdidos) == 1 and "não serve" not in ultima.stdout
     # Prometemos 10 s; o dobro, porque aqui outro teste pode estar usando metade da máquina.
@@ -190,7 +182,7 @@ def test_disco_cheio_e_uma_frase_e_o_que_estava_gravado_continua_valendo(
     enche = "__import__('resource').setrlimit(1, (500_000, 500_000))"  # RLIMIT_FSIZE, em bytes
     passos = [  # o que já estava gravado, a célula depois da qual o disco enche, o que não coube
         ("nada", "comeca", "temporaria"),  # a rede que o OpenVINO converte
-        ("motor-*", "comeca", f"{tmp_path}/mapas-"),
+        ("motor-*", "comeca", f"{tmp_path}/vetores-"),
         ("[cmv]*-*", "comeca", f"{tmp_path}/ajuste-"),
         ("*-*", "fit_ajuste", "temporaria"),  # o modelo, ainda no rascunho
         ("*", "teste", f"{tmp_path}/.nova-"),  # e de novo, ao publicar
