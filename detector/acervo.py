@@ -93,23 +93,22 @@ def com_classe(todos: list[Foto], onde: pathlib.Path) -> list[Foto]:
         dica = f"; há {', '.join(zips[:3])}: descompacte, ou aponte para um deles" if zips else ""
         raise ErroClaro(f"não há fotos em {onde}{dica}.")
     lidas = pastas.entende([foto.nome for foto in sao_fotos], onde)
-    sem_classe = [foto.nome for foto in sao_fotos if foto.nome not in lidas]
-    quantas = collections.Counter(
-        lidas[foto.nome].classe for foto in sao_fotos if foto.nome in lidas
-    )
-    classes = [f"{n} {EM_PORTUGUES.get(classe, classe)}" for classe, n in sorted(quantas.items())]
-    lugares = sorted({f"{lida.onde or onde.name}/" for lida in lidas.values()})
-    sobra = []
-    if sem_classe:
-        de_onde = sorted({nome.rpartition("/")[0] or onde.name for nome in sem_classe})
-        sobra = [f"{len(sem_classe)} fotos sem classe, de {', '.join(de_onde[:3])}"]
-    if len(sao_fotos) < len(todos):
-        sobra.append(f"{len(todos) - len(sao_fotos)} arquivos que não são fotos")
-    como = next(iter(lidas.values())).como
-    deixei = f"; deixei de lado {' e '.join(sobra)}" if sobra else ""
-    print(f"li {' e '.join(lugares)}: {', '.join(classes)}, {como}{deixei}")
-    return [
+    prontas = [
         foto._replace(nome=pastas.legivel(foto.nome), classe=lidas[foto.nome].classe)
         for foto in sao_fotos
         if foto.nome in lidas
     ]
+    sem_classe = [foto.nome.rpartition("/")[0] for foto in sao_fotos if foto.nome not in lidas]
+    quantas = collections.Counter(EM_PORTUGUES.get(f.classe.lower(), f.classe) for f in prontas)
+    lugares = sorted({f"{lida.onde or onde.name}/" for lida in lidas.values()})
+    dito = [f"{n} {classe}" for classe, n in sorted(quantas.items())]
+    dito += sorted({lida.como for lida in lidas.values()})
+    sobra = []
+    if sem_classe:
+        de_onde = ", ".join(sorted({pasta or onde.name for pasta in sem_classe})[:3])
+        sobra = [f"{len(sem_classe)} fotos sem classe, de {de_onde}"]
+    if len(sao_fotos) < len(todos):
+        sobra.append(f"{len(todos) - len(sao_fotos)} arquivos que não são fotos")
+    deixei = f"; deixei de lado {' e '.join(sobra)}" if sobra else ""
+    print(f"li {' e '.join(lugares)}: {', '.join(dito)}{deixei}")
+    return prontas

@@ -25,36 +25,28 @@ from detector.fotos import abre_foto
 MAX_PIXELS = 100_000_000
 MINIMO_POR_CLASSE = 10
 HORA = 3600  # segundos
+Converte = Callable[[BinaryIO], bytes]
 
 
 class Copia(cats_vs_dogs.CatsVsDogs, skip_registration=True):
-    """O cats_vs_dogs do TFDS com outras fotos e, se `nome` e `classes` são outros, as mesmas features.
+    """O cats_vs_dogs do TFDS, com as fotos que recebe no lugar das do download, e as classes delas.
 
-    Não se registra: chamando-se cats_vs_dogs, grava o mesmo que o original, que
-    `tfds.load("cats_vs_dogs")` lê. converte: devolve o JPEG a gravar, ou levanta ErroClaro.
+    Não se registra. Com o mesmo nome, grava o mesmo que o original: depois, quem lê é
+    `tfds.load("cats_vs_dogs")`. converte: devolve o JPEG da foto, ou levanta ErroClaro.
     """
 
     name = "cats_vs_dogs"
 
-    def __init__(
-        self,
-        fotos: list[Foto],
-        converte: Callable[[BinaryIO], bytes],
-        data_dir: pathlib.Path,
-        nome: str = name,
-    ):
+    def __init__(self, fotos: list[Foto], converte: Converte, data_dir: pathlib.Path, nome=name):
         self.fotos, self.converte, self.name, self.recusadas = fotos, converte, nome, []
         super().__init__(data_dir=data_dir)
 
     def _info(self):
         classes = sorted({foto.classe for foto in self.fotos})
-        features = dict(super()._info().features)
-        features["label"] = tfds.features.ClassLabel(names=classes)
-        return tfds.core.DatasetInfo(
-            builder=self,
-            features=tfds.features.FeaturesDict(features),
-            supervised_keys=("image", "label"),
-        )
+        rotulo = {"label": tfds.features.ClassLabel(names=classes)}
+        features = tfds.features.FeaturesDict(dict(super()._info().features) | rotulo)
+        pares = ("image", "label")
+        return tfds.core.DatasetInfo(builder=self, features=features, supervised_keys=pares)
 
     def _split_generators(self, dl_manager):
         return {"train": self._generate_examples()}
@@ -71,10 +63,8 @@ class Copia(cats_vs_dogs.CatsVsDogs, skip_registration=True):
                 self.recusadas.append(f"{foto.nome}: {erro}")
                 continue
             aceitas[foto.nome] = foto.classe
-            yield (
-                foto.nome,
-                {"image": io.BytesIO(jpeg), "image/filename": foto.nome, "label": foto.classe},
-            )
+            jpeg = io.BytesIO(jpeg)
+            yield foto.nome, {"image": jpeg, "image/filename": foto.nome, "label": foto.classe}
         quantas = collections.Counter(aceitas.values())
         for classe in self.info.features["label"].names:
             if quantas[classe] < MINIMO_POR_CLASSE:

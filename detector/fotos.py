@@ -1,5 +1,6 @@
 """Abrir uma foto, venha de onde vier, sem confiar no que está dentro do arquivo."""
 
+import contextlib
 import io
 import os
 import pathlib
@@ -63,15 +64,16 @@ def abre_foto(foto: Any, nome: str = "a foto") -> np.ndarray:
             pronta = np.asarray(_rgb_reduzida(imagem))
     except ErroClaro:
         raise
-    except MemoryError as erro:
-        raise ErroClaro(f"faltou memória para abrir {nome}; feche outros programas.") from erro
     except PIL.Image.DecompressionBombError as erro:
         raise ErroClaro(f"{nome} tem mais de 100 milhões de pixels; reduza-a antes.") from erro
     except PIL.UnidentifiedImageError as erro:
         raise ErroClaro(f"{nome} não é uma foto ({LIDOS}), ou está danificada.") from erro
     except Exception as erro:  # cada formato falha à sua maneira: OSError, SyntaxError, ValueError…
-        if getattr(erro, "errno", None):  # é o disco que falha, e não a foto
-            raise ErroClaro(f"{nome} não pôde ser lida ({motivo(erro)}).") from erro
+        causa = (
+            "falta memória" if isinstance(erro, MemoryError) else getattr(erro, "strerror", None)
+        )
+        if causa:  # o computador falhou, e não a foto
+            raise ErroClaro(f"{nome} não pôde ser lida ({causa}).") from erro
         raise ErroClaro(f"{nome} está danificada ou incompleta; use outra cópia dela.") from erro
     if falta:
         dito = f"{nome} está danificada ou incompleta (faltam {falta:.0%}); use outra cópia dela."
@@ -139,9 +141,7 @@ def _decodifica(foto: Any, nome: str) -> tuple[PIL.Image.Image, float]:
         aceitos = "um caminho, bytes, um arquivo binário aberto, uma imagem do PIL ou um array"
         raise ErroClaro(f"{nome} é {type(foto).__name__}; o que sei abrir é {aceitos}.")
     foto.seek(0)
-    inicio = foto.read(3)
-    foto.seek(0)
-    if inicio != b"\xff\xd8\xff":
+    if foto.read(3) != b"\xff\xd8\xff":
         PIL.ImageFile.LOAD_TRUNCATED_IMAGES = True  # no cabeçalho: um texto ruim não a estraga
         try:
             imagem = PIL.Image.open(foto, formats=FORMATOS)
@@ -162,6 +162,7 @@ def _decodifica(foto: Any, nome: str) -> tuple[PIL.Image.Image, float]:
 
 
 def _jpeg(foto: BinaryIO) -> PIL.Image.Image:
+    foto.seek(0)
     imagem = PIL.JpegImagePlugin.JpegImageFile(foto)  # o PIL.Image.open recusa 200 megapixels
     em_camadas = "progressive" in imagem.info  # este fica inteiro na memória
     return _carrega(imagem, LIMITE_PIXELS if em_camadas else LIMITE_REDUZIDA)
@@ -192,12 +193,9 @@ def _do_array(foto: np.ndarray, nome: str) -> PIL.Image.Image:
 
 def _rgb_reduzida(imagem: PIL.Image.Image) -> PIL.Image.Image:
     """A foto RGB, em pé e reduzida, de uma imagem em qualquer modo do PIL."""
-    try:
-        giro = GIROS.get(imagem.getexif().get(PIL.ExifTags.Base.Orientation))
-    except (SyntaxError, struct.error):  # o EXIF está estragado; a foto fica como está
-        giro = None
-    if giro is not None:
-        imagem = imagem.transpose(giro)
+    # Sem EXIF, sem orientação ou com um EXIF estragado, a foto fica como está.
+    with contextlib.suppress(KeyError, SyntaxError, struct.error):
+        imagem = imagem.transpose(GIROS[imagem.getexif()[PIL.ExifTags.Base.Orientation]])
     if imagem.mode.startswith(("I", "F")):  # um canal só, de 16 ou 32 bits
         valores = np.clip(np.nan_to_num(np.asarray(imagem, "float32")), 0, 65535)
         teto = min(t for t in (1, 255, 65535) if valores.max() <= t)

@@ -35,7 +35,11 @@ def abre(
     raiz = pastas.caminho(data_dir or tfds.core.constants.DATA_DIR)
     onde = pastas.caminho(dataset)
     try:
-        if dataset in ("amostra", "cats_vs_dogs") and os.path.isdir(onde) and raiz != onde.parent:
+        if (
+            dataset in ("amostra", "cats_vs_dogs")
+            and os.path.isdir(onde)
+            and not _preparado_em(onde)
+        ):
             print(f'não li a pasta {dataset}; se é ela que você quer, DATASET = "./{dataset}"')
         if dataset == "amostra":
             _nao_usei("a amostra acompanha o projeto", DATA_DIR=data_dir, ARQUIVO_ZIP=arquivo_zip)
@@ -81,18 +85,14 @@ def _amostra(por_que: str) -> Builder:
             f"{por_que}, e a amostra não está em {AMOSTRA}. Copie-a do repositório, ou indique "
             "DATA_DIR ou ARQUIVO_ZIP."
         )
-    linhas = [
-        "ATENÇÃO: ESTA É A AMOSTRA EMBUTIDA, NÃO O DATASET DE VERDADE",
-        "",
-        "O que é:  1.000 gatos e 1.000 cachorros do CIFAR-10, de 32×32 pixels",
-        f"Por quê:  {por_que}",
-        "Efeito:   as fotos são minúsculas; espere perto de 90 %, não de 99 %",
-        "Para ter as fotos reais: baixe kagglecatsanddogs_5340.zip e ponha o",
-        "          caminho dele em ARQUIVO_ZIP, ou tente de novo com internet",
-    ]
-    largura = max(map(len, linhas))
-    meio = [f"║ {linha:<{largura}} ║" for linha in linhas]
-    print("\n".join(["╔" + "═" * (largura + 2) + "╗", *meio, "╚" + "═" * (largura + 2) + "╝"]))
+    print(
+        f"{'═' * 72}\nATENÇÃO: ESTA É A AMOSTRA EMBUTIDA, NÃO O DATASET DE VERDADE\n\n"
+        "O que é:  1.000 gatos e 1.000 cachorros do CIFAR-10, de 32×32 pixels\n"
+        f"Por quê:  {por_que}\n"
+        "Efeito:   as fotos são minúsculas; espere perto de 90 %, não de 99 %\n"
+        "Para ter as fotos reais: baixe kagglecatsanddogs_5340.zip e ponha o\n"
+        f"          caminho dele em ARQUIVO_ZIP, ou tente de novo com internet\n{'═' * 72}"
+    )
     return tfds.builder_from_directory(AMOSTRA)
 
 

@@ -1,7 +1,4 @@
-"""O que há numa pasta ou num zip: que arquivos olhar, e de que classe é cada foto.
-
-Aqui só se olham nomes; nenhum arquivo é aberto.
-"""
+"""De que classe é cada foto de uma pasta ou de um zip; aqui só se olham nomes."""
 
 import os
 import pathlib
@@ -36,7 +33,7 @@ class Lida(NamedTuple):
 
 
 def caminho(entrada: str | os.PathLike) -> pathlib.Path:
-    """O caminho que a pessoa quis dizer: sem aspas nem file://, com o ~, com os acentos do disco."""
+    """O caminho que a pessoa quis dizer: sem aspas nem file://, e com os acentos como no disco."""
     texto = os.path.expanduser(entrada)
     if os.path.lexists(texto):
         return pathlib.Path(texto)
@@ -49,11 +46,8 @@ def caminho(entrada: str | os.PathLike) -> pathlib.Path:
 
 
 def legivel(nome: str | os.PathLike) -> str:
-    """O nome de um arquivo, em texto que se grava e se mostra mesmo se não é UTF-8 no disco."""
-    try:
-        return os.fsencode(nome).decode()
-    except UnicodeDecodeError:
-        return os.fsencode(nome).decode("latin-1")
+    """O nome em texto que se grava e se mostra, mesmo se ele não é UTF-8 no disco."""
+    return os.fsencode(nome).decode(errors="replace")
 
 
 def do_sistema(nome: str) -> bool:
@@ -69,16 +63,11 @@ def visiveis(pasta: pathlib.Path) -> Iterator[str]:
     """
 
     def para(erro: OSError):
-        onde = legivel(erro.filename)
-        raise ErroClaro(
-            f"não consegui ler a pasta {onde} ({motivo(erro)}); acerte a permissão dela."
-        ) from erro
+        quem = f"a pasta {legivel(erro.filename)} ({motivo(erro)})"
+        raise ErroClaro(f"não consegui ler {quem}; acerte a permissão dela.") from erro
 
-    vistas = {os.path.realpath(pasta)}  # um atalho pode dar numa pasta de onde se veio
     for onde, subpastas, arquivos in os.walk(pasta, onerror=para, followlinks=True):
-        reais = {p: os.path.realpath(os.path.join(onde, p)) for p in sorted(subpastas)}
-        subpastas[:] = [p for p in reais if not do_sistema(p) and reais[p] not in vistas]
-        vistas.update(reais.values())
+        subpastas[:] = [p for p in sorted(subpastas) if not do_sistema(p)]
         daqui = pathlib.Path(onde).relative_to(pasta)
         yield from ((daqui / nome).as_posix() for nome in sorted(arquivos) if not do_sistema(nome))
 
@@ -96,8 +85,8 @@ def entende(fotos: Sequence[str], pasta: str | os.PathLike) -> dict[str, Lida]:
         lidas = {nome: lida._replace(classe=_tipo(lida.classe)) for nome, lida in lidas.items()}
     elif len(classes) > 2:
         raise ErroClaro(
-            f"encontrei {len(classes)} classes em {pasta} ({', '.join(classes[:6])}), e sei separar "
-            "duas: deixe só as pastas dessas duas, ou aponte para uma pasta que só tenha duas."
+            f"encontrei {len(classes)} classes em {pasta} ({', '.join(classes[:6])}), e sei "
+            "separar duas: deixe só as pastas delas, ou aponte para uma pasta que só tenha duas."
         )
     elif len(classes) < 2:
         raise ErroClaro(
