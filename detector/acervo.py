@@ -57,7 +57,8 @@ def do_zip(arquivo: pathlib.Path) -> Iterator[list[Foto]]:
     except FileNotFoundError as erro:
         raise ErroClaro(f"{arquivo} não existe; verifique o caminho.") from erro
     except OSError as erro:
-        raise ErroClaro(f"{arquivo} não pôde ser lido ({motivo(erro)}).") from erro
+        pasta = "é uma pasta; o lugar dela é em DATASET" if arquivo.is_dir() else None
+        raise ErroClaro(f"{arquivo} {pasta or f'não pôde ser lido ({motivo(erro)})'}.") from erro
     except (zipfile.BadZipFile, ValueError) as erro:
         raise ErroClaro(
             f"{arquivo} não é um zip inteiro; se é de outro tipo, descompacte-o."
@@ -99,9 +100,9 @@ def com_classe(todos: list[Foto], onde: pathlib.Path) -> list[Foto]:
         if foto.nome in lidas
     ]
     sem_classe = [foto.nome.rpartition("/")[0] for foto in sao_fotos if foto.nome not in lidas]
-    quantas = collections.Counter(EM_PORTUGUES.get(f.classe.lower(), f.classe) for f in prontas)
+    quantas = collections.Counter(foto.classe for foto in prontas)
     lugares = sorted({f"{lida.onde or onde.name}/" for lida in lidas.values()})
-    dito = [f"{n} {classe}" for classe, n in sorted(quantas.items())]
+    dito = [f"{quantas[c]} {EM_PORTUGUES.get(c.lower(), c)}" for c in sorted(quantas)]
     dito += sorted({lida.como for lida in lidas.values()})
     sobra = []
     if sem_classe:

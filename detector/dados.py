@@ -150,7 +150,9 @@ def lista(builder: Builder, n: int | None = None) -> pd.DataFrame:
 def danificado(builder: Builder, erro: Exception | None = None) -> ErroClaro:
     """A frase de quem acha um dataset preparado que não se lê até o fim; erro: o do TensorFlow."""
     onde = pathlib.Path(builder.data_path)
-    if isinstance(erro, tf.errors.OpError) and not isinstance(erro, ESTRAGOS):  # a permissão, a memória, a rede: nada a apagar
+    if isinstance(erro, tf.errors.OpError) and not isinstance(
+        erro, ESTRAGOS
+    ):  # a permissão, a memória, a rede: nada a apagar
         return ErroClaro(f"não consegui ler {onde} ({type(erro).__name__}: {erro.message}).")
     return ErroClaro(
         f"os arquivos de {onde} estão danificados ou incompletos. Apague essa pasta e rode de novo."

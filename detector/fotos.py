@@ -90,7 +90,8 @@ def abre_arquivo(caminho: str | os.PathLike) -> BinaryIO:
         dados = os.stat(alvo)
         if stat.S_ISREG(dados.st_mode) and dados.st_size <= LIMITE_BYTES:
             return open(alvo, "rb")
-        falta = "é uma pasta" if stat.S_ISDIR(dados.st_mode) else "é grande demais para uma foto"
+        tipos = {stat.S_IFDIR: "é uma pasta", stat.S_IFREG: "é grande demais para uma foto"}
+        falta = tipos.get(stat.S_IFMT(dados.st_mode), "não é um arquivo comum")
     except (FileNotFoundError, NotADirectoryError, ValueError):
         falta = "não existe"
     except OSError as erro:

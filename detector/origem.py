@@ -32,8 +32,8 @@ def abre(
     data_dir: onde o TFDS guarda os datasets; None é o lugar de sempre, que TFDS_DATA_DIR muda.
     Levanta ErroClaro se `dataset` é outra coisa, se as fotos não servem ou se não pode gravar.
     """
-    raiz = pastas.caminho(data_dir or tfds.core.constants.DATA_DIR)
-    onde = pastas.caminho(dataset)
+    raiz = pastas.caminho(data_dir or tfds.core.constants.DATA_DIR).absolute()
+    onde = pastas.caminho(dataset).absolute()
     try:
         if (
             dataset in ("amostra", "cats_vs_dogs")
@@ -51,10 +51,7 @@ def abre(
             _nao_usei(f"li {dataset}", ARQUIVO_ZIP=arquivo_zip)
             builder = _do_usuario(onde, raiz)
     except OSError as erro:
-        raise ErroClaro(
-            f"não consegui gravar em {raiz} ({motivo(erro)}). Libere espaço ou mude DATA_DIR, e "
-            "rode de novo: o download continua de onde parou."
-        ) from erro
+        raise ErroClaro(f"não consegui ler {erro.filename or onde} ({motivo(erro)}).") from erro
     zero, um = classes(builder)
     total = builder.info.splits["train"].num_examples
     print(f"{builder.info.full_name}: {total} fotos; 0 = {zero}, 1 = {um}")
@@ -109,7 +106,7 @@ def _cats_vs_dogs(raiz: pathlib.Path, arquivo_zip: pathlib.Path | None) -> Build
                     return _das_fotos(dentro, arquivo_zip, raiz)
                 prepara = functools.partial(_prepara_o_da_microsoft, dentro, arquivo_zip, raiz)
             if pronto:
-                _nao_usei(f"as fotos já estão preparadas em {raiz}", ARQUIVO_ZIP=arquivo_zip)
+                print(f"não usei {arquivo_zip}: as fotos já estão preparadas em {raiz}")
         try:
             return _pronto("cats_vs_dogs", abre, raiz, prepara)
         except ConnectionError as erro:  # o que já chegou fica para a próxima vez
@@ -164,9 +161,17 @@ def _pronto(
 ) -> Builder:
     """O builder que `abre` devolve, preparado antes por `prepara` se ainda não estava."""
     if not _esta_pronto(nome, abre, raiz):
-        with conversao.reservada(raiz):
-            if not _esta_pronto(nome, abre, raiz):  # outra execução pode ter preparado
-                prepara()
+        try:
+            with conversao.reservada(raiz):
+                if not _esta_pronto(nome, abre, raiz):  # outra execução pode ter preparado
+                    prepara()
+        except ConnectionError:
+            raise
+        except OSError as erro:
+            raise ErroClaro(
+                f"não consegui gravar em {raiz} ({motivo(erro)}). Libere espaço ou mude DATA_DIR, "
+                "e rode de novo: o download continua de onde parou."
+            ) from erro
     return abre()
 
 

@@ -63,11 +63,14 @@ def visiveis(pasta: pathlib.Path) -> Iterator[str]:
     """
 
     def para(erro: OSError):
-        quem = f"a pasta {legivel(erro.filename)} ({motivo(erro)})"
+        quem = f"a pasta {legivel(os.path.abspath(erro.filename))} ({motivo(erro)})"
         raise ErroClaro(f"não consegui ler {quem}; acerte a permissão dela.") from erro
 
+    vistas = {os.path.realpath(pasta)}  # um atalho pode dar numa pasta de onde se veio
     for onde, subpastas, arquivos in os.walk(pasta, onerror=para, followlinks=True):
-        subpastas[:] = [p for p in sorted(subpastas) if not do_sistema(p)]
+        reais = {p: os.path.realpath(os.path.join(onde, p)) for p in sorted(subpastas)}
+        subpastas[:] = [p for p in reais if not do_sistema(p) and reais[p] not in vistas]
+        vistas.update(reais.values())
         daqui = pathlib.Path(onde).relative_to(pasta)
         yield from ((daqui / nome).as_posix() for nome in sorted(arquivos) if not do_sistema(nome))
 
