@@ -76,7 +76,9 @@ def abre_foto(foto: Any, nome: str = "a foto") -> np.ndarray:
             raise ErroClaro(f"{nome} não pôde ser lida ({causa}).") from erro
         raise ErroClaro(f"{nome} está danificada ou incompleta; use outra cópia dela.") from erro
     if falta:
-        dito = f"{nome} está danificada ou incompleta (faltam {falta:.0%}); use outra cópia dela."
+        dito = (
+            f"{nome} está danificada ou incompleta: falta o fim do arquivo; use outra cópia dela."
+        )
         erro = FotoIncompleta(dito) if falta < 0.5 else ErroClaro(dito)
         erro.foto = pronta
         raise erro
@@ -158,8 +160,12 @@ def _decodifica(foto: Any, nome: str) -> tuple[PIL.Image.Image, float]:
     foto.seek(0)
     cortado = foto.read()
     um, outro = (_jpeg(io.BytesIO(cortado + fim + b"\xff\xd9")) for fim in (b"", bytes(range(255))))
-    mudam = np.flatnonzero((np.asarray(um) != np.asarray(outro)).reshape(um.height, -1).any(axis=1))
-    return um, 1 - mudam[0] / um.height if len(mudam) else 0
+    if np.array_equal(um, outro):
+        return um, 0
+    # De um JPEG em camadas pode faltar só o detalhe: conta-se o que muda na média de 8×8 pixels.
+    blocos = [np.asarray(imagem.reduce(8), "int16") for imagem in (um, outro)]
+    mudam = np.abs(blocos[0] - blocos[1]).reshape(len(blocos[0]), -1).max(axis=1) > 8
+    return um, max(0.01, 1 - np.argmax(mudam) / len(mudam)) if mudam.any() else 0.01
 
 
 def _jpeg(foto: BinaryIO) -> PIL.Image.Image:
