@@ -8,44 +8,45 @@ import pathlib
 import shutil
 import sys
 import time
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import BinaryIO
 
 import filelock
+import PIL.Image
 import tensorflow as tf
 import tensorflow_datasets as tfds
 from tensorflow_datasets.image_classification import cats_vs_dogs
 from tqdm import tqdm
 
+from detector.acervo import Foto
 from detector.ambiente import ErroClaro
+from detector.fotos import abre_foto
 
-MAX_BYTES = 50_000_000  # acima disto, mais provável uma armadilha para a memória que uma foto
 MAX_PIXELS = 100_000_000
 MINIMO_POR_CLASSE = 10
 HORA = 3600  # segundos
-
-
-class Foto(NamedTuple):
-    """Uma foto a copiar. le: devolve o JPEG, ou levanta ErroClaro se a foto não serve."""
-
-    nome: str
-    classe: str
-    le: Callable[[], bytes]
+Converte = Callable[[BinaryIO], bytes]
 
 
 class Copia(cats_vs_dogs.CatsVsDogs, skip_registration=True):
-    """O cats_vs_dogs do TFDS, com as fotos que recebe no lugar das do download.
+    """O cats_vs_dogs do TFDS, com as fotos que recebe no lugar das do download, e as classes delas.
 
-    Não se registra, e grava o mesmo que o original: depois, quem lê é `tfds.load("cats_vs_dogs")`.
+    Não se registra. Com o mesmo nome, grava o mesmo que o original: depois, quem lê é
+    `tfds.load("cats_vs_dogs")`. converte: devolve o JPEG da foto, ou levanta ErroClaro.
     """
 
     name = "cats_vs_dogs"
 
-    def __init__(self, fotos: list[Foto], data_dir: pathlib.Path):
-        self.fotos, self.recusadas = fotos, []
+    def __init__(self, fotos: list[Foto], converte: Converte, data_dir: pathlib.Path, nome=name):
+        self.fotos, self.converte, self.name, self.recusadas = fotos, converte, nome, []
         super().__init__(data_dir=data_dir)
+
+    def _info(self):
+        classes = sorted({foto.classe for foto in self.fotos})
+        rotulo = {"label": tfds.features.ClassLabel(names=classes)}
+        features = tfds.features.FeaturesDict(dict(super()._info().features) | rotulo)
+        pares = ("image", "label")
+        return tfds.core.DatasetInfo(builder=self, features=features, supervised_keys=pares)
 
     def _split_generators(self, dl_manager):
         return {"train": self._generate_examples()}
@@ -56,15 +57,14 @@ class Copia(cats_vs_dogs.CatsVsDogs, skip_registration=True):
             try:
                 if foto.nome in aceitas:
                     raise ErroClaro("o nome se repete")
-                jpeg = foto.le()
+                with foto.abre() as arquivo:
+                    jpeg = self.converte(arquivo)
             except ErroClaro as erro:
                 self.recusadas.append(f"{foto.nome}: {erro}")
                 continue
             aceitas[foto.nome] = foto.classe
-            yield (
-                foto.nome,
-                {"image": io.BytesIO(jpeg), "image/filename": foto.nome, "label": foto.classe},
-            )
+            jpeg = io.BytesIO(jpeg)
+            yield foto.nome, {"image": jpeg, "image/filename": foto.nome, "label": foto.classe}
         quantas = collections.Counter(aceitas.values())
         for classe in self.info.features["label"].names:
             if quantas[classe] < MINIMO_POR_CLASSE:
@@ -72,25 +72,6 @@ class Copia(cats_vs_dogs.CatsVsDogs, skip_registration=True):
                     f"só {quantas[classe]} fotos da classe {classe} puderam ser lidas, e são "
                     f"precisas {MINIMO_POR_CLASSE}. {_resumo(self.recusadas)}"
                 )
-
-
-class CopiaDaPasta(Copia, skip_registration=True):
-    """As mesmas features, com outro nome e outras classes."""
-
-    VERSION = tfds.core.Version("1.0.0")
-
-    def __init__(self, nome: str, classes: list[str], fotos: list[Foto], data_dir: pathlib.Path):
-        self.name, self.classes = nome, classes
-        super().__init__(fotos, data_dir)
-
-    def _info(self):
-        features = dict(super()._info().features)
-        features["label"] = tfds.features.ClassLabel(names=self.classes)
-        return tfds.core.DatasetInfo(
-            builder=self,
-            features=tfds.features.FeaturesDict(features),
-            supervised_keys=("image", "label"),
-        )
 
 
 def prepara(copia: Copia) -> None:
@@ -137,31 +118,37 @@ def reservada(raiz: pathlib.Path) -> Iterator[None]:
         trava.release()
 
 
-def do_zip(aberto: zipfile.ZipFile) -> list[Foto]:
-    """As fotos que estão onde o cats_vs_dogs as espera; nada é extraído para o disco."""
-    fotos = []
-    for item in aberto.infolist():
-        nome = os.path.normpath(item.filename)
-        if achado := cats_vs_dogs._NAME_RE.match(nome):  # PetImages/Cat/1.jpg
-            fotos.append(Foto(nome, achado[1].lower(), lambda item=item: _jpeg(aberto, item)))
-    return fotos
+def em_pe(arquivo: BinaryIO) -> bytes:
+    """O JPEG da foto como `abre_foto` a vê."""
+    memoria = io.BytesIO()
+    PIL.Image.fromarray(abre_foto(arquivo)).save(memoria, "JPEG", quality=95)
+    return memoria.getvalue()
 
 
-def _jpeg(aberto: zipfile.ZipFile, item: zipfile.ZipInfo) -> bytes:
+def como_o_tfds(arquivo: BinaryIO) -> bytes:
     """A foto regravada em JPEG, como faz o builder do TFDS. Levanta ErroClaro se ela não serve."""
-    if item.file_size > MAX_BYTES:
-        raise ErroClaro("é grande demais para uma foto")
-    if item.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise ErroClaro("a compressão é incomum")  # bz2 e lzma descomprimem sem limite
+    conteudo = arquivo.read()
+    if b"JFIF" not in conteudo[:512]:  # o que o builder do TFDS chega a olhar
+        raise ErroClaro("não tem o cabeçalho JFIF")
     try:
-        conteudo = aberto.read(item)
-        if b"JFIF" not in conteudo[:512]:  # o que o builder do TFDS chega a olhar
-            raise ErroClaro("não tem o cabeçalho JFIF")
         altura, largura, _ = tf.io.extract_jpeg_shape(conteudo).numpy().tolist()
         if altura * largura > MAX_PIXELS:
             raise ErroClaro("tem pixels demais")
-        return tf.io.encode_jpeg(tf.io.decode_jpeg(conteudo)).numpy()
-    except RuntimeError as erro:
-        raise ErroClaro("tem senha") from erro
-    except (OSError, EOFError, zipfile.BadZipFile, zlib.error, tf.errors.OpError) as erro:
+        with _sem_avisos():
+            return tf.io.encode_jpeg(tf.io.decode_jpeg(conteudo)).numpy()
+    except tf.errors.OpError as erro:
         raise ErroClaro("está danificada") from erro
+
+
+@contextlib.contextmanager
+def _sem_avisos() -> Iterator[None]:
+    """Cala o libjpeg, que escreve direto no stderr («Corrupt JPEG data») de fotos que abrem bem."""
+    sys.stderr.flush()
+    antes = os.dup(2)
+    with open(os.devnull, "wb") as nada:
+        os.dup2(nada.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(antes, 2)
+        os.close(antes)

@@ -1,6 +1,5 @@
 """Ler as fotos do dataset: prontas para a rede, sempre na mesma ordem, por um caminho só."""
 
-import contextlib
 import hashlib
 import pathlib
 from collections.abc import Callable, Sequence
@@ -22,6 +21,14 @@ SEM_AJUSTE = tf.data.Options()
 SEM_AJUSTE.autotune.enabled = False
 # Um arquivo do dataset depois do outro: o TFDS intercala 16 deles se ninguém pede outra coisa.
 EM_ORDEM = tfds.ReadConfig(options=SEM_AJUSTE, interleave_cycle_length=1, try_autocache=False)
+
+# Do TensorFlow, diante de um arquivo que falta ou que não é o que foi gravado.
+ESTRAGOS = (
+    tf.errors.DataLossError,
+    tf.errors.InvalidArgumentError,
+    tf.errors.NotFoundError,
+    tf.errors.OutOfRangeError,
+)
 
 Builder = tfds.core.DatasetBuilder
 Preparo = Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
@@ -115,17 +122,19 @@ def lista(builder: Builder, n: int | None = None) -> pd.DataFrame:
     total = builder.info.splits["train"].num_examples
     n = min(n or total, total)
     linhas = []
-    with contextlib.suppress(tf.errors.OpError):  # se falta um arquivo, ou um registro se estragou
-        codificadas = builder.as_dataset(
-            split=f"train[0:{n}]",
-            decoders={"image": tfds.decode.SkipDecoding()},
-            read_config=EM_ORDEM,
-        )
-        colunas = ("image/filename", "label", "image")
+    codificadas = builder.as_dataset(
+        split=f"train[0:{n}]",
+        decoders={"image": tfds.decode.SkipDecoding()},
+        read_config=EM_ORDEM,
+    )
+    colunas = ("image/filename", "label", "image")
+    try:
         for lote in codificadas.batch(100).as_numpy_iterator():  # de 1 em 1 custa mais
             for nome, rotulo, foto in zip(*(lote[coluna] for coluna in colunas), strict=True):
                 resumo = hashlib.sha256(b"\0".join([nome, str(rotulo).encode(), foto]))
                 linhas.append((nome.decode(), int(rotulo), resumo.hexdigest()))
+    except tf.errors.OpError as erro:
+        raise danificado(builder, erro) from erro
     if len(linhas) < n:
         raise danificado(builder)
     tabela = pd.DataFrame(linhas, columns=["arquivo", "rotulo", "sha256"])
@@ -138,9 +147,13 @@ def lista(builder: Builder, n: int | None = None) -> pd.DataFrame:
     return tabela
 
 
-def danificado(builder: Builder) -> ErroClaro:
-    """A frase de quem acha um dataset preparado que não se lê até o fim."""
+def danificado(builder: Builder, erro: Exception | None = None) -> ErroClaro:
+    """A frase de quem acha um dataset preparado que não se lê até o fim; erro: o do TensorFlow."""
+    onde = pathlib.Path(builder.data_path)
+    if isinstance(erro, tf.errors.OpError) and not isinstance(
+        erro, ESTRAGOS
+    ):  # a permissão, a memória, a rede: nada a apagar
+        return ErroClaro(f"não consegui ler {onde} ({type(erro).__name__}: {erro.message}).")
     return ErroClaro(
-        f"os arquivos de {pathlib.Path(builder.data_path)} estão danificados ou incompletos. "
-        "Apague essa pasta e rode de novo."
+        f"os arquivos de {onde} estão danificados ou incompletos. Apague essa pasta e rode de novo."
     )

@@ -1,28 +1,45 @@
 """Abrir uma foto, venha de onde vier, sem confiar no que está dentro do arquivo."""
 
+import contextlib
 import io
 import os
 import pathlib
+import stat
+import struct
+import sys
 import warnings
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, BinaryIO
 
 import numpy as np
+import PIL.ExifTags
 import PIL.Image
-import PIL.ImageOps
+import PIL.ImageFile
+import PIL.JpegImagePlugin
 import pillow_heif
 
+from detector import pastas
 from detector.ambiente import ErroClaro, motivo
 
 LADO_MAXIMO = 512  # pixels; as fotos do dataset têm até 500, e as grandes ficam como elas
 LIMITE_PIXELS = 100_000_000  # acima disso, é mais provável um arquivo feito para esgotar a memória
+LIMITE_REDUZIDA = 300_000_000  # de um JPEG que se decodifica reduzido, sem nunca estar inteiro
+LIMITE_BYTES = 500_000_000
 MAXIMOS = {"uint8": 255, "uint16": 65535, "float16": 1, "float32": 1, "float64": 1}
+# O que põe em pé a foto de cada orientação do EXIF, da 2 à 8.
+GIROS = "FLIP_LEFT_RIGHT ROTATE_180 FLIP_TOP_BOTTOM TRANSPOSE ROTATE_270 TRANSVERSE ROTATE_90"
+GIROS = {i: PIL.Image.Transpose[giro] for i, giro in enumerate(GIROS.split(), 2)}
 
 pillow_heif.register_heif_opener()  # as fotos do iPhone
 PIL.Image.init()
 # Só estes: o PIL abre também o EPS, que chama outro programa, e formatos raros e pouco revistos.
 LIDOS = "JPEG, PNG, GIF, WEBP, BMP, TIFF, HEIF, AVIF"  # MPO, dos celulares, abre como JPEG
 FORMATOS = [f for f in LIDOS.split(", ") if f in PIL.Image.OPEN]  # AVIF: Pillow 11.3 em diante
+EXTENSOES = {fim for fim, f in PIL.Image.registered_extensions().items() if f in FORMATOS}
+
+
+class FotoIncompleta(ErroClaro):
+    """Falta o fim do arquivo, mas a maior parte da foto se vê; ela está no atributo `foto`."""
 
 
 def abre_foto(foto: Any, nome: str = "a foto") -> np.ndarray:
@@ -32,24 +49,19 @@ def abre_foto(foto: Any, nome: str = "a foto") -> np.ndarray:
     (altura, largura, canais), uint8 em 0–255, uint16 em 0–65535 ou float em [0, 1].
     nome: como chamá-la na mensagem de erro, se não vem de um caminho.
     Ela sai em pé (EXIF), com branco no lugar do transparente e sem mudar de proporção; de uma
-    animação, sai o primeiro quadro. Levanta ErroClaro se não é uma foto ou não pôde ser lida.
+    animação, sai o primeiro quadro. Levanta ErroClaro se não é uma foto ou não pôde ser lida; é
+    uma FotoIncompleta se falta menos da metade dela.
     """
     if isinstance(foto, str | os.PathLike):
-        try:
-            with open(_existente(foto), "rb") as arquivo:
-                return abre_foto(arquivo, pathlib.Path(foto).name)
-        except OSError as erro:
-            raise ErroClaro(f"{foto} não pôde ser lido ({motivo(erro)}).") from erro
+        with abre_arquivo(foto) as arquivo:
+            return abre_foto(arquivo, pastas.legivel(pathlib.Path(foto).name))
+    if isinstance(foto, bytes | bytearray | memoryview):
+        foto = io.BytesIO(foto)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # o que o PIL avisa, em inglês, não muda a foto
-            imagem = _imagem(foto, nome)
-            if imagem.width * imagem.height > LIMITE_PIXELS:
-                raise PIL.Image.DecompressionBombError
-            if imagem is not foto:  # um JPEG grande já sai reduzido do decodificador, com folga
-                reducao = min(1, 1.5 * LADO_MAXIMO / max(imagem.size))
-                imagem.draft(None, tuple(max(1, int(lado * reducao)) for lado in imagem.size))
-            return np.asarray(_rgb_reduzida(imagem))
+            imagem, falta = _decodifica(foto, nome)
+            pronta = np.asarray(_rgb_reduzida(imagem))
     except ErroClaro:
         raise
     except PIL.Image.DecompressionBombError as erro:
@@ -57,47 +69,119 @@ def abre_foto(foto: Any, nome: str = "a foto") -> np.ndarray:
     except PIL.UnidentifiedImageError as erro:
         raise ErroClaro(f"{nome} não é uma foto ({LIDOS}), ou está danificada.") from erro
     except Exception as erro:  # cada formato falha à sua maneira: OSError, SyntaxError, ValueError…
+        causa = (
+            "falta memória" if isinstance(erro, MemoryError) else getattr(erro, "strerror", None)
+        )
+        if causa:  # o computador falhou, e não a foto
+            raise ErroClaro(f"{nome} não pôde ser lida ({causa}).") from erro
         raise ErroClaro(f"{nome} está danificada ou incompleta; use outra cópia dela.") from erro
+    if falta:
+        dito = (
+            f"{nome} está danificada ou incompleta: falta o fim do arquivo; use outra cópia dela."
+        )
+        erro = FotoIncompleta(dito) if falta < 0.5 else ErroClaro(dito)
+        erro.foto = pronta
+        raise erro
+    return pronta
+
+
+def abre_arquivo(caminho: str | os.PathLike) -> BinaryIO:
+    """Levanta ErroClaro se não existe, não pode ser lido ou não tem o tamanho de uma foto."""
+    alvo = pastas.caminho(caminho)
+    try:
+        dados = os.stat(alvo)
+        if stat.S_ISREG(dados.st_mode) and dados.st_size <= LIMITE_BYTES:
+            return open(alvo, "rb")
+        tipos = {stat.S_IFDIR: "é uma pasta", stat.S_IFREG: "é grande demais para uma foto"}
+        falta = tipos.get(stat.S_IFMT(dados.st_mode), "não é um arquivo comum")
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        falta = "não existe"
+    except OSError as erro:
+        falta = f"não pôde ser lido ({motivo(erro)})"
+    raise ErroClaro(f"{pastas.legivel(caminho) or 'o caminho vazio'} {falta}; indique uma foto.")
+
+
+def parece_foto(nome: str, abre: Callable[[], BinaryIO]) -> bool:
+    """Pelo fim do nome ou, se ele não diz, pelos primeiros bytes."""
+    if os.path.splitext(nome)[1].lower() in EXTENSOES:
+        return True
+    try:
+        with abre() as arquivo:
+            inicio = arquivo.read(32)
+    except (OSError, ErroClaro):
+        return False
+    return any(PIL.Image.OPEN[formato][1](inicio) for formato in FORMATOS)
 
 
 def caminhos(entradas: Iterable[str | os.PathLike]) -> list[pathlib.Path]:
-    """Os arquivos dados e os visíveis das pastas e subpastas dadas; ErroClaro se falta algum."""
-    arquivos = []
+    """Os arquivos dados e as fotos das pastas e subpastas dadas; ErroClaro se falta algum."""
+    achados, outros = [], 0
     for entrada in entradas:
-        pasta = pathlib.Path(os.path.expanduser(entrada))
-        if not os.path.isdir(pasta):
-            arquivos.append(_existente(entrada))
-            continue
-        for caminho in sorted(pasta.rglob("*")):
-            partes = caminho.relative_to(pasta).parts
-            if os.path.isfile(caminho) and not any(p.startswith((".", "__")) for p in partes):
-                arquivos.append(caminho)
-    if not arquivos:
-        raise ErroClaro("não há nenhum arquivo aí; indique fotos, ou uma pasta com fotos.")
-    return list(dict.fromkeys(arquivos))
+        onde = pastas.caminho(entrada)
+        if os.path.isdir(onde):
+            todos = sorted(onde / nome for nome in pastas.visiveis(onde))
+            fotos = [a for a in todos if parece_foto(a.name, lambda a=a: abre_arquivo(a))]
+            outros += len(todos) - len(fotos)
+        elif not (fotos := [] if onde.exists() else sorted(onde.parent.glob(onde.name))):
+            abre_arquivo(entrada).close()
+            fotos = [onde]
+        achados += fotos
+    if outros:
+        print(f"deixei de lado {outros} arquivos que não são fotos", file=sys.stderr)
+    if not achados:
+        raise ErroClaro("não há nenhuma foto aí; indique fotos, ou uma pasta com fotos.")
+    return list(dict.fromkeys(achados))
 
 
-def _existente(foto: str | os.PathLike) -> pathlib.Path:
-    """O caminho, com o ~ resolvido; ErroClaro se não há um arquivo nele."""
-    caminho = pathlib.Path(os.path.expanduser(foto))
-    if not os.path.isfile(caminho):
-        falta = "é uma pasta" if os.path.isdir(caminho) else "não existe"
-        raise ErroClaro(f"{str(foto) or 'o caminho vazio'} {falta}; indique uma foto.")
-    return caminho
-
-
-def _imagem(foto: Any, nome: str) -> PIL.Image.Image:
-    """A imagem do PIL, ainda não decodificada se vem de um arquivo."""
+def _decodifica(foto: Any, nome: str) -> tuple[PIL.Image.Image, float]:
+    """A imagem do PIL, já decodificada, e a fração dela que falta; um JPEG grande sai reduzido."""
     if isinstance(foto, PIL.Image.Image):
-        return foto
+        foto.load()
+        return foto, 0
     if hasattr(foto, "__array__"):
-        return _do_array(np.asarray(foto), nome)
-    if isinstance(foto, bytes | bytearray | memoryview):
-        foto = io.BytesIO(foto)
+        return _do_array(np.asarray(foto), nome), 0
     if not hasattr(foto, "read") or isinstance(foto, io.TextIOBase):
         aceitos = "um caminho, bytes, um arquivo binário aberto, uma imagem do PIL ou um array"
         raise ErroClaro(f"{nome} é {type(foto).__name__}; o que sei abrir é {aceitos}.")
-    return PIL.Image.open(foto, formats=FORMATOS)
+    foto.seek(0)
+    if foto.read(3) != b"\xff\xd8\xff":
+        PIL.ImageFile.LOAD_TRUNCATED_IMAGES = True  # no cabeçalho: um texto ruim não a estraga
+        try:
+            imagem = PIL.Image.open(foto, formats=FORMATOS)
+        finally:
+            PIL.ImageFile.LOAD_TRUNCATED_IMAGES = False
+        return _carrega(imagem, LIMITE_PIXELS), 0
+    try:
+        return _jpeg(foto), 0
+    except OSError as erro:
+        if erro.errno:
+            raise
+    # O decodificador inventa o que falta. Se o que se põe no fim não muda nada, não falta nada.
+    foto.seek(0)
+    cortado = foto.read()
+    um, outro = (_jpeg(io.BytesIO(cortado + fim + b"\xff\xd9")) for fim in (b"", bytes(range(255))))
+    if np.array_equal(um, outro):
+        return um, 0
+    # De um JPEG em camadas pode faltar só o detalhe: conta-se o que muda na média de 8×8 pixels.
+    blocos = [np.asarray(imagem.reduce(8), "int16") for imagem in (um, outro)]
+    mudam = np.abs(blocos[0] - blocos[1]).reshape(len(blocos[0]), -1).max(axis=1) > 8
+    return um, max(0.01, 1 - np.argmax(mudam) / len(mudam)) if mudam.any() else 0.01
+
+
+def _jpeg(foto: BinaryIO) -> PIL.Image.Image:
+    foto.seek(0)
+    imagem = PIL.JpegImagePlugin.JpegImageFile(foto)  # o PIL.Image.open recusa 200 megapixels
+    em_camadas = "progressive" in imagem.info  # este fica inteiro na memória
+    return _carrega(imagem, LIMITE_PIXELS if em_camadas else LIMITE_REDUZIDA)
+
+
+def _carrega(imagem: PIL.Image.Image, limite: int) -> PIL.Image.Image:
+    if imagem.width * imagem.height > limite:
+        raise PIL.Image.DecompressionBombError
+    reducao = min(1, 1.5 * LADO_MAXIMO / max(imagem.size))  # com folga; só o JPEG obedece
+    imagem.draft(None, tuple(max(1, int(lado * reducao)) for lado in imagem.size))
+    imagem.load()
+    return imagem
 
 
 def _do_array(foto: np.ndarray, nome: str) -> PIL.Image.Image:
@@ -116,7 +200,9 @@ def _do_array(foto: np.ndarray, nome: str) -> PIL.Image.Image:
 
 def _rgb_reduzida(imagem: PIL.Image.Image) -> PIL.Image.Image:
     """A foto RGB, em pé e reduzida, de uma imagem em qualquer modo do PIL."""
-    imagem = PIL.ImageOps.exif_transpose(imagem)
+    # Sem EXIF, sem orientação ou com um EXIF estragado, a foto fica como está.
+    with contextlib.suppress(KeyError, SyntaxError, struct.error):
+        imagem = imagem.transpose(GIROS[imagem.getexif()[PIL.ExifTags.Base.Orientation]])
     if imagem.mode.startswith(("I", "F")):  # um canal só, de 16 ou 32 bits
         valores = np.clip(np.nan_to_num(np.asarray(imagem, "float32")), 0, 65535)
         teto = min(t for t in (1, 255, 65535) if valores.max() <= t)

@@ -2,7 +2,9 @@
 
 import contextlib
 import io
+import struct
 import time
+import zlib
 
 import numpy as np
 import PIL.Image
@@ -11,7 +13,7 @@ import pytest
 import tensorflow as tf
 
 from detector.ambiente import ErroClaro
-from detector.fotos import FORMATOS, abre_foto, caminhos
+from detector.fotos import FORMATOS, FotoIncompleta, abre_foto, caminhos
 
 MODOS = {"JPEG": "RGB L CMYK", "MPO": "RGB", "PNG": "RGB L 1 P RGBA LA I;16", "GIF": "P L"}
 MODOS |= {"WEBP": "RGB RGBA", "BMP": "RGB L 1", "TIFF": "RGB L CMYK RGBA I;16 F"}
@@ -82,6 +84,60 @@ def test_a_orientacao_da_camera_poe_a_foto_em_pe(formato):
         assert diferenca(foto, cena()) <= (1 if formato == "HEIF" else 0)
 
 
+def bloco(tipo, conteudo, crc=None):
+    """Um bloco de PNG, com a soma certa ou com a que se pede."""
+    soma = zlib.crc32(tipo + conteudo) if crc is None else crc
+    return struct.pack(">I", len(conteudo)) + tipo + conteudo + struct.pack(">I", soma)
+
+
+def com_bloco(*dados):
+    png = codifica(cena())
+    return png[:33] + bloco(*dados) + png[33:]  # logo depois do cabeçalho
+
+
+# Uma lista de etiquetas cortada no meio; e em pé (orientação 6), com a resolução −1/0.
+EXIF_CORTADO = b"Exif\0\0II*\0\x08\0\0\0\2\0\x12\1\3"
+EXIF_MENOS_UM = struct.pack(
+    "<6s2sHIHHHIIHHIIIiI", b"Exif\0\0", b"II", 42, 8, 2, 274, 3, 1, 6, 282, 10, 1, 38, 0, -1, 0
+)
+RISCOS = {
+    "EXIF cortado, PNG": lambda: codifica(cena(), exif=EXIF_CORTADO),
+    "EXIF cortado, JPEG": lambda: codifica(cena(), "JPEG", exif=EXIF_CORTADO, dpi=(72, 72)),
+    "EXIF com −1/0": lambda: codifica(
+        cena().rotate(90, expand=True), "JPEG", exif=EXIF_MENOS_UM, dpi=(72, 72)
+    ),
+    "sem os 2 últimos bytes": lambda: codifica(cena(), "JPEG")[:-2],
+    "sem eles, em camadas": lambda: codifica(cena(), "JPEG", progressive=True)[:-2],
+    "texto com a soma errada": lambda: com_bloco(b"tEXt", b"a\0b", 1),
+    "texto enorme": lambda: com_bloco(b"zTXt", b"a\0\0" + zlib.compress(bytes(3 << 20))),
+    "bloco curto": lambda: com_bloco(b"pHYs", b"ab"),
+}
+
+
+@pytest.mark.parametrize("risco", RISCOS)
+def test_um_risco_na_moldura_nao_estraga_a_foto(risco):
+    assert diferenca(abre_foto(RISCOS[risco]()), cena()) <= 4
+
+
+@pytest.mark.parametrize("em_camadas", [False, True])
+def test_a_foto_cortada_nos_90_por_cento_e_recusada_mas_se_ve(em_camadas):
+    """Quem classifica a mostra e avisa; quem treina a deixa de fora."""
+    ruido = PIL.Image.fromarray(np.random.default_rng(0).integers(0, 256, (300, 300), "uint8"))
+    inteira = codifica(ruido, "JPEG", progressive=em_camadas)
+    with pytest.raises(FotoIncompleta, match=r"incompleta: falta o fim") as recusa:
+        abre_foto(inteira[: len(inteira) * 9 // 10])
+    assert diferenca(recusa.value.foto[:200], abre_foto(inteira)[:200]) < 4
+    with pytest.raises(ErroClaro, match="danificada"):
+        abre_foto(inteira[: len(inteira) // 9])
+
+
+def test_um_jpeg_de_muitos_megapixels_abre_reduzido_e_um_que_ficaria_inteiro_nao():
+    enorme = PIL.Image.new("L", (12_000, 10_000), 99)
+    assert diferenca(abre_foto(codifica(enorme, "JPEG")), np.full((427, 512, 3), 99)) < 1
+    with pytest.raises(ErroClaro, match="pixels"):
+        abre_foto(codifica(enorme, "JPEG", progressive=True))
+
+
 def test_a_foto_do_celular_sai_logo_em_pe_e_na_mesma_proporcao():
     deitada = cena(3024, 4032).rotate(90, expand=True)
     deitada = codifica(deitada, "JPEG", exif=com_orientacao(6))
@@ -125,6 +181,11 @@ def metade(formato):
     return dados[: len(dados) // 2]
 
 
+class DiscoRuim(io.BytesIO):
+    def read(self, n=-1):
+        raise OSError(5, "Input/output error")
+
+
 RECUSADAS = {  # o que se dá: o que a frase precisa dizer
     "caminho que não existe": (lambda p: p / "nada.jpg", r"nada\.jpg não existe"),
     "pasta": (lambda p: p, "é uma pasta"),
@@ -140,6 +201,7 @@ RECUSADAS = {  # o que se dá: o que a frase precisa dizer
     "array em [−1, 1]": (lambda p: CENA / 127.5 - 1, r"float64 de -1.* em \[0, 1\]"),
     "array com NaN": (lambda p: CENA / 255 * np.nan, "nan"),
     "array int64": (lambda p: CENA.astype("int64"), "int64.* uint8"),
+    "um disco que falha": (lambda p: DiscoRuim(codifica(cena())), r"lida \(Input/output error\)"),
     "canais na frente": (lambda p: np.moveaxis(CENA, 2, 0), r"\(3, 60, 80\)"),
 }
 
@@ -167,15 +229,18 @@ def test_mil_estragos_ao_acaso_dao_uma_foto_ou_uma_frase():
     assert 20 < abertas < 980, "ou o teste só teria visto um dos dois"
 
 
-def test_da_pasta_saem_os_arquivos_visiveis_em_ordem(tmp_path):
-    for nome in ("b.png", "a/z.png", "a/leia-me.txt", ".oculta.png", "__MACOSX/b.png", "a/.x/c"):
+def test_da_pasta_saem_as_fotos_em_ordem_e_se_diz_o_que_ficou(tmp_path, capsys):
+    for nome in ("b.png", "a/z.png", "a/leia-me.txt", ".oculta.png", "Thumbs.db", "a/IMG_1.AAE"):
         (tmp_path / nome).parent.mkdir(exist_ok=True)
         em_disco(tmp_path, nome, b"")
+    em_disco(tmp_path, "sem extensão", codifica(cena(), "WEBP"))
     (tmp_path / "vazia").mkdir()
-    na_pasta = [tmp_path / "a/leia-me.txt", tmp_path / "a/z.png", tmp_path / "b.png"]
+    na_pasta = [tmp_path / "a/z.png", tmp_path / "b.png", tmp_path / "sem extensão"]
     assert caminhos([tmp_path]) == na_pasta
-    assert caminhos([str(tmp_path / "b.png"), tmp_path]) == [na_pasta[2], *na_pasta[:2]]
+    assert "deixei de lado 2 arquivos que não são fotos" in capsys.readouterr().err
+    assert caminhos([str(tmp_path / "b.png"), tmp_path]) == [na_pasta[1], na_pasta[0], na_pasta[2]]
     assert caminhos([tmp_path / ".oculta.png"]) == [tmp_path / ".oculta.png"], "pedida pelo nome"
-    for ruins, dito in {(tmp_path, "nada"): "não existe", (tmp_path / "vazia",): "nenhum"}.items():
+    assert caminhos([f'"{tmp_path}/b*.png"']) == [tmp_path / "b.png"], "nem todo terminal expande"
+    for ruins, dito in {(tmp_path, "n*a.jpg"): "não existe", (tmp_path / "vazia",): "nenh"}.items():
         with pytest.raises(ErroClaro, match=dito):
             caminhos(ruins)

@@ -1,6 +1,7 @@
 """De onde vêm as fotos, e o que acontece quando o zip, a pasta, o disco ou a rede não ajudam."""
 
 import os
+import re
 import time
 import zipfile
 
@@ -63,10 +64,17 @@ def test_o_que_ja_esta_preparado_e_usado_e_restos_de_um_preparo_morto_nao(tmp_pa
         pasta.mkdir(parents=True)
         (pasta / "cats_vs_dogs-train.tfrecord-00000-of-00001").write_bytes(b"pela metade")
     os.utime(resto, (0, 0))
-    for arquivo in (faz_zip(tmp_path / "f.zip"), tmp_path / "apagado.zip"):
-        builder = origem.abre("cats_vs_dogs", tmp_path / "tfds", arquivo)
+    zip_, perto = faz_zip(tmp_path / "f.zip"), "o cats_vs_dogs preparado está em"
+    for dataset, data_dir, arquivo, dito in [
+        ("cats_vs_dogs", tmp_path / "tfds", zip_, "li PetImages/: 12 gatos, 12 cachorros"),
+        ("cats_vs_dogs", tmp_path / "tfds", tmp_path / "apagado.zip", "não usei .*apagado.zip"),
+        ("cats_vs_dogs", pronta.parent, None, perto),
+        (pronta, tmp_path / "outra", None, perto),
+    ]:
+        builder = origem.abre(dataset, data_dir, arquivo)
         assert len(dados.lista(builder)) == 24 and not resto.exists()
-        assert "24 fotos; 0 = gato, 1 = cachorro" in capsys.readouterr().out
+        saida = capsys.readouterr().out
+        assert re.search(dito, saida) and "24 fotos; 0 = gato, 1 = cachorro" in saida
     (pronta / "dataset_info.json").write_text("{")
     with pytest.raises(ErroClaro, match="danificados"):
         origem.abre("cats_vs_dogs", tmp_path / "tfds")
@@ -77,10 +85,12 @@ def test_o_que_ja_esta_preparado_e_usado_e_restos_de_um_preparo_morto_nao(tmp_pa
     [
         ("imagenet", "tfds", None, 'use "cats_vs_dogs", "amostra" ou uma pasta'),
         ("cats_vs_dogs", "tfds", "nao-existe.zip", "nao-existe.zip não existe"),
+        ("cats_vs_dogs", "tfds", "tres", "é uma pasta; o lugar dela é em DATASET"),
+        ("dois.zip", "tfds", None, "não há fotos .*há train.zip"),
         ("cats_vs_dogs", "tfds", RAIZ / "LICENSE", "não é um zip inteiro"),
-        ("cats_vs_dogs", RAIZ / "LICENSE/tfds", "f.zip", "não consegui gravar.*mude DATA_DIR"),
-        ("cats_vs_dogs", "tfds", "so_gatos.zip", "só 0 fotos da classe dog"),
-        ("tres", "tfds", None, "encontrei 3: gatos, lobos, ursos"),
+        ("cats_vs_dogs", RAIZ / "LICENSE/tfds", "bom.zip", "não consegui gravar.*mude DATA_DIR"),
+        ("cats_vs_dogs", "tfds", "so_gatos.zip", "não duas classes"),
+        ("tres", "tfds", None, "encontrei 3 classes"),
         ("poucas", "tfds", None, "só 9 fotos da classe gatos"),
     ],
 )
@@ -89,6 +99,8 @@ def test_o_que_nao_serve_e_recusado_e_nao_deixa_dataset_pela_metade(
 ):
     monkeypatch.chdir(tmp_path)
     faz_zip(tmp_path / "so_gatos.zip", classes=["Cat"])
+    faz_zip(tmp_path / "bom.zip")
+    faz_zip(tmp_path / "dois.zip", [("train.zip", b"PK")], classes=[])
     faz_pasta(tmp_path / "tres", ["gatos", "lobos", "ursos"], 1)
     faz_pasta(tmp_path / "poucas", quantas=9)
     for _ in range(2):
@@ -126,32 +138,57 @@ RUINS = {  # (conteúdo, motivo)
 }
 
 
-def test_foto_ruim_do_zip_fica_de_fora_e_e_dita(tmp_path, capsys):
-    """E o que está fora do lugar nem é olhado: nada se escreve fora de DATA_DIR."""
+def test_foto_ruim_do_zip_fica_de_fora_e_e_dita(tmp_path, capfd):
+    """E o que está fora do lugar nem é olhado; e o libjpeg, de uma que abre bem, não diz nada."""
     fora = [("../../PetImages/Cat/7.jpg", jpeg(2)), ("LEIAME.txt", b"oi")]
+    fora += [("PetImages/Cat/106.jpg", jpeg(106)[:-2] + bytes(99) + b"\xff\xd9")]
     for metade in (list(RUINS)[:3], list(RUINS)[3:]):  # só se dizem as cinco primeiras
         ruins = [(f"PetImages/{nome}.jpg", RUINS[nome][0]) for nome in metade]
         arquivo = faz_zip(tmp_path / "f.zip", [*ruins, *fora])
         builder = origem.abre("cats_vs_dogs", tmp_path / metade[0][:3], arquivo)
-        dito = capsys.readouterr().out
-        assert "Ficaram de fora 3 arquivos" in dito
-        assert builder.info.splits["train"].num_examples == 24
+        dito, vermelho = capfd.readouterr()
+        assert "Ficaram de fora 3 arquivos" in dito and "Corrupt JPEG" not in vermelho
+        assert "deixei de lado 1 arquivos que não são fotos" in dito
+        assert builder.info.splits["train"].num_examples == 25
         for nome in metade:
             assert f"{nome}.jpg: {RUINS[nome][1]}" in dito
     assert {p.name for p in tmp_path.iterdir()} == {"f.zip", "Cat", "Dog"}
 
 
 def test_uma_pasta_vira_dataset_e_muda_com_as_fotos(tmp_path, capsys):
+    """O que não é foto não conta nem é lido inteiro, e um nome que não é UTF-8 não atrapalha."""
     pasta = faz_pasta(tmp_path / "bichos")
-    (pasta / "lobos/lista.txt").write_text("não é foto")
-    antes = origem.abre(pasta, tmp_path / "tfds")
-    assert "Ficaram de fora 1 arquivos: lobos/lista.txt" in capsys.readouterr().out
+    with open(pasta / "lobos/video.mov", "wb") as video:
+        video.truncate(1 << 40)  # um disco inteiro, que lido levaria horas
+    (pasta / "gatos/10.png").rename(pasta / "gatos" / os.fsdecode(b"\xe7\xe3.png"))
+    antes = origem.abre(pasta, tmp_path / "tfds", "sobrou.zip")
+    dito = capsys.readouterr().out
+    assert "li bichos/: 11 gatos, 11 lobos, pela pasta; deixei de lado 1 arquivos que não" in dito
+    assert "não usei ARQUIVO_ZIP = sobrou.zip" in dito
     fotos, lidas = dados.lista(antes), dados.pega(dados.le, antes, range(22), prepara=None)
     assert dados.classes(antes) == ["gatos", "lobos"]
     for nome, rotulo, foto in zip(fotos["arquivo"], fotos["rotulo"], lidas, strict=True):
         classe, i = nome.removesuffix(".png").split("/")
         assert rotulo == ["gatos", "lobos"].index(classe)
-        assert np.abs(foto.astype(int) - 20 * int(i) - 10 * rotulo).max() <= 1
+        assert (
+            np.abs(foto.astype(int) - 20 * int(i if i.isdigit() else 10) - 10 * rotulo).max() <= 1
+        )
     assert origem.abre(pasta, tmp_path / "tfds").info.name == antes.info.name
     PIL.Image.new("RGB", (40, 30)).save(pasta / "gatos/3.png")
     assert origem.abre(pasta, tmp_path / "tfds").info.name != antes.info.name
+
+
+def test_um_zip_qualquer_serve_em_dataset_e_em_arquivo_zip(tmp_path, capsys):
+    with zipfile.ZipFile(tmp_path / "colega.zip", "w") as z:
+        for i in range(24):
+            z.writestr(f"train\\{('cat', 'dog')[i % 2]}.{i}.jpg", jpeg(i))
+        for i in range(3):
+            z.writestr(f"test1\\{i}.jpg", jpeg(99 + i))
+    zip_ = f'"{tmp_path / "colega.zip"}"'
+    builders = [origem.abre(zip_, tmp_path), origem.abre("cats_vs_dogs", tmp_path, zip_)]
+    dito = capsys.readouterr().out
+    frase = "li train/: 12 gatos, 12 cachorros, pelo nome do arquivo; deixei de lado 3 fotos sem"
+    assert dito.count(frase) == 2 and builders[0].info.name == builders[1].info.name
+    for builder in builders:
+        assert builder.info.splits["train"].num_examples == 24
+        assert dados.classes(builder) == ["gato", "cachorro"]

@@ -1,0 +1,82 @@
+"""De que classe é cada foto, só pelos nomes; e o caminho que a pessoa quis dizer."""
+
+import os
+import unicodedata
+
+import pytest
+
+from detector.ambiente import ErroClaro
+from detector.pastas import caminho, entende, legivel, visiveis
+
+
+def nomes(*lugares):
+    """Três fotos em cada lugar: «gatos», ou «train/cat.», que vira train/cat.0.jpg."""
+    return [f"{x}{i}.jpg" if x[-1:] == "." else f"{x}/{i}.jpg" for x in lugares for i in range(3)]
+
+
+ENTENDIDAS = {  # os lugares das fotos: as duas classes, e quantas fotos ficam sem nenhuma
+    "train/cat. train/dog. test1": ("cat dog", 3),
+    "train/cats train/dogs validation/cats validation/dogs": ("cats dogs", 0),
+    "training_set/training_set/cats training_set/training_set/dogs": ("cats dogs", 0),
+    "d/training_set/cats d/training_set/dogs d/single/cat_or_dog_.": ("cats dogs", 3),
+    "gatos gatos/2024 cães/2023 cães/2024": ("cães gatos", 0),
+    "2023/gatos 2024/gatos 2023/caes": ("caes gatos", 0),
+    "cat_train dog_train cat_test": ("cat dog", 0),
+    "train/Cat train/Dog test/cats": ("cat dog", 0),
+    "Gato_. dog-. foto.": ("cat dog", 3),
+    "train/hot_dog train/not_hot_dog": ("hot_dog not_hot_dog", 0),
+    "x/treino/rosas x/teste/rosas x/treino/tulipas x/teste .": ("rosas tulipas", 6),
+    f"{unicodedata.normalize('NFD', 'treino/cães')} teste/cães teste/lobos": ("cães lobos", 0),
+}
+
+
+@pytest.mark.parametrize("lugares", ENTENDIDAS)
+def test_as_duas_classes_sao_achadas_onde_estiverem(lugares):
+    classes, sem_classe = ENTENDIDAS[lugares]
+    fotos = nomes(*lugares.split())
+    lidas = entende(fotos, "p")
+    assert {lida.classe for lida in lidas.values()} == set(classes.split())
+    assert len(fotos) - len(lidas) == sem_classe
+
+
+@pytest.mark.parametrize(
+    "lugares, dito",
+    [
+        ("cats dogs panda", r"3 classes em .*p \(cats, dogs, panda\)"),
+        ("train/rosas train/lirios test/tulipas", "3 classes"),
+        ("train test1", "há 6 fotos em .*não duas classes.*cat.1.jpg"),
+        ("cat.", "se essa pasta é uma das classes, aponte para a que a contém, /alto."),
+        ("train/cats train/dogs x/train/cats x/train/dogs", "aponte para ela|também fora dela"),
+    ],
+)
+def test_o_que_e_ambiguo_e_recusado_dizendo_para_onde_apontar(lugares, dito):
+    with pytest.raises(ErroClaro, match=f"(?i){dito}"):
+        entende(nomes(*lugares.split()), "/alto/p")
+
+
+def test_da_pasta_saem_os_arquivos_da_pessoa_e_nao_os_do_sistema(tmp_path, monkeypatch):
+    """Nem os de um atalho que volta à pasta; e a que não pode ser lida é dita."""
+    do_sistema = ["Thumbs.db", ".x/c", "__MACOSX/b.png", "@eaDir/d.jpg", "Icon\r", "a/desktop.ini"]
+    for nome in ("b.png", "a/z.png", *do_sistema):
+        (tmp_path / nome).parent.mkdir(exist_ok=True)
+        (tmp_path / nome).touch()
+    (tmp_path / "a/volta").symlink_to(tmp_path)
+    assert sorted(visiveis(tmp_path)) == ["a/z.png", "b.png"]
+
+    def proibida(pasta):
+        raise PermissionError(13, "Permission denied", pasta)
+
+    monkeypatch.setattr(os, "scandir", proibida)
+    with pytest.raises(ErroClaro, match=rf"{tmp_path.name} \(Permission denied\)"):
+        list(visiveis(tmp_path))
+
+
+def test_o_caminho_colado_e_o_que_a_pessoa_quis_dizer(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    foto = tmp_path / unicodedata.normalize("NFD", "meu cão.jpg")
+    foto.touch()
+    composto = tmp_path / "meu cão.jpg"
+    for colado in (foto, composto, f'"{composto}" ', f"'{foto}'", foto.as_uri(), "~/meu cão.jpg"):
+        assert caminho(colado) == foto
+    assert caminho("nao-existe.jpg").name == "nao-existe.jpg"
+    assert legivel(os.fsdecode(b"ma\xe7\xe3.jpg")).encode(), "grava-se e mostra-se"
