@@ -5,14 +5,16 @@ import contextlib
 import functools
 import hashlib
 import io
+import os
 import pathlib
 import posixpath
+import sys
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import BinaryIO, NamedTuple
 
-from detector import pastas
+import detector.pastas as pastas  # `from detector import` carregaria o TensorFlow
 from detector.erros import ErroClaro, motivo
 from detector.fotos import abre_arquivo, parece_foto
 
@@ -113,3 +115,23 @@ def com_classe(todos: list[Foto], onde: pathlib.Path) -> list[Foto]:
     deixei = f"; deixei de lado {' e '.join(sobra)}" if sobra else ""
     print(f"li {' e '.join(lugares)}: {', '.join(dito)}{deixei}")
     return prontas
+
+
+def caminhos(entradas: Iterable[str | os.PathLike]) -> list[pathlib.Path]:
+    """Os arquivos dados e as fotos das pastas e subpastas dadas; ErroClaro se falta algum."""
+    achados, outros = [], 0
+    for entrada in entradas:
+        onde = pastas.caminho(entrada)
+        if os.path.isdir(onde):
+            todos = sorted(onde / nome for nome in pastas.visiveis(onde))
+            fotos = [a for a in todos if parece_foto(a.name, lambda a=a: abre_arquivo(a))]
+            outros += len(todos) - len(fotos)
+        elif not (fotos := [] if onde.exists() else sorted(onde.parent.glob(onde.name))):
+            abre_arquivo(entrada).close()
+            fotos = [onde]
+        achados += fotos
+    if outros:
+        print(f"deixei de lado {outros} arquivos que não são fotos", file=sys.stderr)
+    if not achados:
+        raise ErroClaro("não há nenhuma foto aí; indique fotos, ou uma pasta com fotos.")
+    return list(dict.fromkeys(achados))
