@@ -5,9 +5,7 @@ from __future__ import annotations  # para dizer ao Python 3.9 que ele não serv
 import argparse
 import contextlib
 import functools
-import glob
 import os
-import pathlib
 import sys
 
 import detector
@@ -80,15 +78,15 @@ def principal() -> int:
 
 def _classifica(pedido: argparse.Namespace) -> int:
     """Escreve uma linha por foto e, se pedida, a tabela. Devolve 1 se alguma não pôde ser lida."""
+    from detector.acervo import caminhos
     from detector.arquivos import grava
     from detector.entrega import acha_modelo
-    from detector.fotos import caminhos
 
     if not pedido.fotos:
         raise ErroClaro("diga que fotos classificar, como em `python -m detector foto.jpg`.")
     if pedido.csv and caminho(pedido.csv).is_dir():
         raise ErroClaro(f"--csv {pedido.csv} é uma pasta; diga o arquivo, como em --csv tabela.csv")
-    fotos = caminhos(achada for dita in pedido.fotos for achada in _achadas(caminho(dita)))
+    fotos = caminhos(pedido.fotos)
     acha_modelo(pedido.modelos)
     sala = detector.classificador  # só agora vem o TensorFlow, que leva segundos
     tabela = sala.classifica_varias(sala.carrega_classificador(caminho(pedido.modelos)), fotos)
@@ -98,11 +96,6 @@ def _classifica(pedido: argparse.Namespace) -> int:
         conteudo = tabela.to_csv(index=False).encode("utf-8-sig", errors="replace")  # para o Excel
         grava(caminho(pedido.csv), conteudo, "escolha outro arquivo em --csv")
     return int((tabela["erro"] != "").any())
-
-
-def _achadas(dita: pathlib.Path) -> list[str | pathlib.Path]:
-    """Os arquivos de um `*.jpg` que o terminal, como o do Windows, não trocou pelos nomes."""
-    return [dita] if os.path.exists(dita) else sorted(glob.glob(str(dita))) or [dita]
 
 
 def _extrai(pedido: argparse.Namespace) -> int:

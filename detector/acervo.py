@@ -5,15 +5,17 @@ import contextlib
 import functools
 import hashlib
 import io
+import os
 import pathlib
 import posixpath
+import sys
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import BinaryIO, NamedTuple
 
-from detector import pastas
-from detector.ambiente import ErroClaro, motivo
+import detector.pastas as pastas  # `from detector import` carregaria o TensorFlow
+from detector.ambiente import ErroClaro, caminho, motivo
 from detector.fotos import abre_arquivo, parece_foto
 
 MAX_BYTES = 50_000_000  # num zip; acima disto, é mais provável uma armadilha para a memória
@@ -37,11 +39,11 @@ def da_pasta(pasta: pathlib.Path) -> list[Foto]:
     ]
 
 
-def _sha256(caminho: pathlib.Path) -> str | None:
+def _sha256(onde: pathlib.Path) -> str | None:
     """None se não é um arquivo que se possa ler; quem o copiar dirá por quê."""
     resumo = hashlib.sha256()
     try:
-        with abre_arquivo(caminho) as arquivo:
+        with abre_arquivo(onde) as arquivo:
             while pedaco := arquivo.read(1 << 20):
                 resumo.update(pedaco)
     except (OSError, ErroClaro):
@@ -113,3 +115,23 @@ def com_classe(todos: list[Foto], onde: pathlib.Path) -> list[Foto]:
     deixei = f"; deixei de lado {' e '.join(sobra)}" if sobra else ""
     print(f"li {' e '.join(lugares)}: {', '.join(dito)}{deixei}")
     return prontas
+
+
+def caminhos(entradas: Iterable[str | os.PathLike]) -> list[pathlib.Path]:
+    """Os arquivos dados e as fotos das pastas e subpastas dadas; ErroClaro se falta algum."""
+    achados, outros = [], 0
+    for entrada in entradas:
+        onde = caminho(entrada)
+        if os.path.isdir(onde):
+            todos = sorted(onde / nome for nome in pastas.visiveis(onde))
+            fotos = [a for a in todos if parece_foto(a.name, lambda a=a: abre_arquivo(a))]
+            outros += len(todos) - len(fotos)
+        elif not (fotos := [] if onde.exists() else sorted(onde.parent.glob(onde.name))):
+            abre_arquivo(entrada).close()
+            fotos = [onde]
+        achados += fotos
+    if outros:
+        print(f"deixei de lado {outros} arquivos que não são fotos", file=sys.stderr)
+    if not achados:
+        raise ErroClaro("não há nenhuma foto aí; indique fotos, ou uma pasta com fotos.")
+    return list(dict.fromkeys(achados))

@@ -13,6 +13,7 @@ import re
 import signal
 import sys
 import threading
+import unicodedata
 from collections.abc import Iterator, Mapping
 from types import ModuleType
 from urllib.parse import urlsplit
@@ -57,15 +58,18 @@ def no_disco(fazer: str, onde: str | os.PathLike, ou: str) -> Iterator[None]:
 
 
 def caminho(dito: str | os.PathLike) -> pathlib.Path:
-    """O caminho que a pessoa disse, mesmo colado com aspas em volta, com file:// ou com ~."""
-    texto = os.fspath(dito)
-    if not os.path.exists(texto):
-        texto = texto.strip().strip("\"'")
+    """O caminho que a pessoa quis dizer: sem aspas nem file://, e com os acentos como no disco."""
+    texto = os.path.expanduser(dito)
+    if os.path.lexists(texto):
+        return pathlib.Path(texto)
+    texto = texto.strip(" \n\"'“”‘’")
     if texto.startswith("file:"):
         from urllib.request import url2pathname  # só aqui: demora a carregar
 
         texto = url2pathname(urlsplit(texto).path)
-    return pathlib.Path(os.path.expanduser(texto))
+    texto = os.path.expanduser(texto)
+    formas = [unicodedata.normalize(forma, texto) for forma in ("NFC", "NFD")]  # o macOS decompõe
+    return pathlib.Path(next(filter(os.path.lexists, formas), texto))
 
 
 def confere_parametros(parametros: Mapping) -> None:

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from detector import arquivos, dados, entrega, imagenet
 from detector.ambiente import ErroClaro
-from detector.fotos import abre_foto
+from detector.fotos import FotoIncompleta, abre_foto
 
 DE_NOVO = "rode o notebook inteiro de novo"
 NENHUM = "nenhum dos dois"
@@ -124,7 +124,11 @@ def carrega_classificador(modelos: str | os.PathLike) -> Callable[..., Veredito]
 
     def classifica(foto: Any, nome: str = "a foto") -> Veredito:
         """O Veredito sobre uma foto; ErroClaro se ela não pôde ser lida."""
-        imagem = abre_foto(foto, nome)
+        try:
+            imagem = abre_foto(foto, nome)
+        except FotoIncompleta as erro:  # ainda se vê a maior parte dela
+            print(f"atenção: {erro}", file=sys.stderr)
+            imagem = erro.foto
         p, nota = olha(imagem)
         if nota < limiar:  # o bicho pode estar pequeno, ou cercado de barras: mais de perto
             de_perto = olha(imagenet.miolo(imagem))

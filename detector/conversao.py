@@ -3,7 +3,6 @@
 import collections
 import contextlib
 import io
-import os
 import pathlib
 import shutil
 import sys
@@ -11,15 +10,15 @@ import time
 from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
-import filelock
 import PIL.Image
 import tensorflow as tf
 import tensorflow_datasets as tfds
 from tensorflow_datasets.image_classification import cats_vs_dogs
 from tqdm import tqdm
 
+from detector import arquivos
 from detector.acervo import Foto
-from detector.ambiente import ErroClaro
+from detector.ambiente import ErroClaro, sem_stderr
 from detector.fotos import abre_foto
 
 MAX_PIXELS = 100_000_000
@@ -105,17 +104,9 @@ def _resumo(recusadas: list[str]) -> str:
 @contextlib.contextmanager
 def reservada(raiz: pathlib.Path) -> Iterator[None]:
     """Uma execução de cada vez prepara ou baixa em `raiz`; as outras esperam."""
-    raiz.mkdir(parents=True, exist_ok=True)
-    trava = filelock.FileLock(raiz / "cats_vs_dogs.lock")
-    try:
-        trava.acquire(timeout=0)
-    except filelock.Timeout:
-        print(f"Outra execução está preparando fotos em {raiz}; espero por ela.")
-        trava.acquire()
-    try:
+    espera = f"Outra execução está preparando fotos em {raiz}; espero por ela."
+    with arquivos.trava(raiz / "cats_vs_dogs.lock", espera):
         yield
-    finally:
-        trava.release()
 
 
 def em_pe(arquivo: BinaryIO) -> bytes:
@@ -134,21 +125,7 @@ def como_o_tfds(arquivo: BinaryIO) -> bytes:
         altura, largura, _ = tf.io.extract_jpeg_shape(conteudo).numpy().tolist()
         if altura * largura > MAX_PIXELS:
             raise ErroClaro("tem pixels demais")
-        with _sem_avisos():
+        with sem_stderr():  # o libjpeg acusa em vermelho fotos que abrem bem
             return tf.io.encode_jpeg(tf.io.decode_jpeg(conteudo)).numpy()
     except tf.errors.OpError as erro:
         raise ErroClaro("está danificada") from erro
-
-
-@contextlib.contextmanager
-def _sem_avisos() -> Iterator[None]:
-    """Cala o libjpeg, que escreve direto no stderr («Corrupt JPEG data») de fotos que abrem bem."""
-    sys.stderr.flush()
-    antes = os.dup(2)
-    with open(os.devnull, "wb") as nada:
-        os.dup2(nada.fileno(), 2)
-    try:
-        yield
-    finally:
-        os.dup2(antes, 2)
-        os.close(antes)

@@ -22,14 +22,6 @@ SEM_AJUSTE.autotune.enabled = False
 # Um arquivo do dataset depois do outro: o TFDS intercala 16 deles se ninguém pede outra coisa.
 EM_ORDEM = tfds.ReadConfig(options=SEM_AJUSTE, interleave_cycle_length=1, try_autocache=False)
 
-# Do TensorFlow, diante de um arquivo que falta ou que não é o que foi gravado.
-ESTRAGOS = (
-    tf.errors.DataLossError,
-    tf.errors.InvalidArgumentError,
-    tf.errors.NotFoundError,
-    tf.errors.OutOfRangeError,
-)
-
 Builder = tfds.core.DatasetBuilder
 Preparo = Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 Leitor = Callable[[Builder, str], tf.data.Dataset]
@@ -148,12 +140,19 @@ def lista(builder: Builder, n: int | None = None) -> pd.DataFrame:
 
 
 def danificado(builder: Builder, erro: Exception | None = None) -> ErroClaro:
-    """A frase de quem acha um dataset preparado que não se lê até o fim; erro: o do TensorFlow."""
+    """A frase de quem não leu as fotos até o fim; só o que está estragado se manda apagar.
+
+    erro: o do TensorFlow, ou None se as fotos acabaram antes da conta.
+    """
     onde = pathlib.Path(builder.data_path)
-    if isinstance(erro, tf.errors.OpError) and not isinstance(
-        erro, ESTRAGOS
-    ):  # a permissão, a memória, a rede: nada a apagar
-        return ErroClaro(f"não consegui ler {onde} ({type(erro).__name__}: {erro.message}).")
+    estragos = tf.errors.DataLossError, tf.errors.NotFoundError, tf.errors.OutOfRangeError
+    outro = isinstance(erro, tf.errors.OpError) and not isinstance(erro, estragos)
+    if outro and "jpeg" not in erro.message.lower():  # a permissão, a memória, a rede, o leitor
+        causa = f"{type(erro).__name__}: {erro.message.splitlines()[0][-200:]}"
+        return ErroClaro(
+            f"não consegui ler as fotos de {onde} ({causa}). Os arquivos podem estar bons: confira "
+            "a permissão, a memória, o disco ou a rede e, se você o mudou, o leitor."
+        )
     return ErroClaro(
         f"os arquivos de {onde} estão danificados ou incompletos. Apague essa pasta e rode de novo."
     )

@@ -6,9 +6,8 @@ import os
 import pathlib
 import stat
 import struct
-import sys
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -18,8 +17,8 @@ import PIL.ImageFile
 import PIL.JpegImagePlugin
 import pillow_heif
 
-from detector import pastas
-from detector.ambiente import ErroClaro, motivo
+import detector.pastas as pastas  # `from detector import` carregaria o TensorFlow
+from detector.ambiente import ErroClaro, caminho, motivo
 
 LADO_MAXIMO = 512  # pixels; as fotos do dataset têm até 500, e as grandes ficam como elas
 LIMITE_PIXELS = 100_000_000  # acima disso, é mais provável um arquivo feito para esgotar a memória
@@ -85,9 +84,9 @@ def abre_foto(foto: Any, nome: str = "a foto") -> np.ndarray:
     return pronta
 
 
-def abre_arquivo(caminho: str | os.PathLike) -> BinaryIO:
+def abre_arquivo(dito: str | os.PathLike) -> BinaryIO:
     """Levanta ErroClaro se não existe, não pode ser lido ou não tem o tamanho de uma foto."""
-    alvo = pastas.caminho(caminho)
+    alvo = caminho(dito)
     try:
         dados = os.stat(alvo)
         if stat.S_ISREG(dados.st_mode) and dados.st_size <= LIMITE_BYTES:
@@ -98,7 +97,7 @@ def abre_arquivo(caminho: str | os.PathLike) -> BinaryIO:
         falta = "não existe"
     except OSError as erro:
         falta = f"não pôde ser lido ({motivo(erro)})"
-    raise ErroClaro(f"{pastas.legivel(caminho) or 'o caminho vazio'} {falta}; indique uma foto.")
+    raise ErroClaro(f"{pastas.legivel(dito) or 'o caminho vazio'} {falta}; indique uma foto.")
 
 
 def parece_foto(nome: str, abre: Callable[[], BinaryIO]) -> bool:
@@ -111,26 +110,6 @@ def parece_foto(nome: str, abre: Callable[[], BinaryIO]) -> bool:
     except (OSError, ErroClaro):
         return False
     return any(PIL.Image.OPEN[formato][1](inicio) for formato in FORMATOS)
-
-
-def caminhos(entradas: Iterable[str | os.PathLike]) -> list[pathlib.Path]:
-    """Os arquivos dados e as fotos das pastas e subpastas dadas; ErroClaro se falta algum."""
-    achados, outros = [], 0
-    for entrada in entradas:
-        onde = pastas.caminho(entrada)
-        if os.path.isdir(onde):
-            todos = sorted(onde / nome for nome in pastas.visiveis(onde))
-            fotos = [a for a in todos if parece_foto(a.name, lambda a=a: abre_arquivo(a))]
-            outros += len(todos) - len(fotos)
-        elif not (fotos := [] if onde.exists() else sorted(onde.parent.glob(onde.name))):
-            abre_arquivo(entrada).close()
-            fotos = [onde]
-        achados += fotos
-    if outros:
-        print(f"deixei de lado {outros} arquivos que não são fotos", file=sys.stderr)
-    if not achados:
-        raise ErroClaro("não há nenhuma foto aí; indique fotos, ou uma pasta com fotos.")
-    return list(dict.fromkeys(achados))
 
 
 def _decodifica(foto: Any, nome: str) -> tuple[PIL.Image.Image, float]:

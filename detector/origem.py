@@ -11,9 +11,9 @@ import tensorflow_datasets as tfds
 from google.protobuf.json_format import ParseError
 from tensorflow_datasets.image_classification import cats_vs_dogs
 
-from detector import acervo, arquivos, conversao, download, fotos, pastas
+from detector import acervo, arquivos, conversao, download, fotos
 from detector.acervo import Foto
-from detector.ambiente import ErroClaro, motivo
+from detector.ambiente import ErroClaro, caminho, motivo
 from detector.conversao import Copia
 from detector.dados import Builder, classes
 
@@ -32,8 +32,8 @@ def abre(
     data_dir: onde o TFDS guarda os datasets; None é o lugar de sempre, que TFDS_DATA_DIR muda.
     Levanta ErroClaro se `dataset` é outra coisa, se as fotos não servem ou se não pode gravar.
     """
-    raiz = pastas.caminho(data_dir or tfds.core.constants.DATA_DIR).absolute()
-    onde = pastas.caminho(dataset).absolute()
+    raiz = caminho(data_dir or tfds.core.constants.DATA_DIR).absolute()
+    onde = caminho(dataset).absolute()
     try:
         if (
             dataset in ("amostra", "cats_vs_dogs")
@@ -45,7 +45,7 @@ def abre(
             _nao_usei("a amostra acompanha o projeto", DATA_DIR=data_dir, ARQUIVO_ZIP=arquivo_zip)
             builder = _amostra('você pediu: DATASET = "amostra"')
         elif dataset == "cats_vs_dogs":
-            zip_ = pastas.caminho(arquivo_zip) if arquivo_zip else None
+            zip_ = caminho(arquivo_zip) if arquivo_zip else None
             builder = _cats_vs_dogs(_preparado_em(raiz) or raiz, zip_)
         else:
             _nao_usei(f"li {dataset}", ARQUIVO_ZIP=arquivo_zip)

@@ -22,8 +22,6 @@ from detector.arquivos import de_fora, digesto, fontes, guarda_arrays, le_arrays
 
 FOTOS_POR_PARTE = 500
 LADO_MINIATURA = 16
-# Um registro com o CRC errado, um arquivo que falta, fotos a menos.
-ESTRAGADOS = tf.errors.DataLossError, tf.errors.NotFoundError, StopIteration
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,14 +101,8 @@ def explica(builder: dados.Builder) -> Iterator[None]:
     """Põe numa frase a falha de quem lê as fotos; só o que está estragado se manda apagar."""
     try:
         yield
-    except ESTRAGADOS as erro:
-        raise dados.danificado(builder) from erro
-    except tf.errors.OpError as erro:
-        causa = f"{type(erro).__name__}: {erro.message.splitlines()[0][-200:]}"
-        raise ErroClaro(
-            f"não consegui ler as fotos de {builder.data_path} ({causa}). Os arquivos podem estar "
-            "bons: confira a permissão, a memória, o disco ou a rede e, se você o mudou, o leitor."
-        ) from erro
+    except (tf.errors.OpError, StopIteration) as erro:
+        raise dados.danificado(builder, erro) from erro
 
 
 def calcula(

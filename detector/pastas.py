@@ -4,8 +4,6 @@ import os
 import pathlib
 import re
 import unicodedata
-import urllib.parse
-import urllib.request
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -30,19 +28,6 @@ class Lida(NamedTuple):
     classe: str
     onde: str
     como: str
-
-
-def caminho(entrada: str | os.PathLike) -> pathlib.Path:
-    """O caminho que a pessoa quis dizer: sem aspas nem file://, e com os acentos como no disco."""
-    texto = os.path.expanduser(entrada)
-    if os.path.lexists(texto):
-        return pathlib.Path(texto)
-    texto = texto.strip(" \n\"'“”‘’")
-    if texto.startswith("file://"):
-        texto = urllib.request.url2pathname(urllib.parse.urlsplit(texto).path)
-    texto = os.path.expanduser(texto)
-    formas = [unicodedata.normalize(forma, texto) for forma in ("NFC", "NFD")]  # o macOS decompõe
-    return pathlib.Path(next(filter(os.path.lexists, formas), texto))
 
 
 def legivel(nome: str | os.PathLike) -> str:

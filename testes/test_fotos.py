@@ -12,8 +12,9 @@ import pillow_heif
 import pytest
 import tensorflow as tf
 
+from detector.acervo import caminhos
 from detector.ambiente import ErroClaro
-from detector.fotos import FORMATOS, FotoIncompleta, abre_foto, caminhos
+from detector.fotos import FORMATOS, FotoIncompleta, abre_foto
 
 MODOS = {"JPEG": "RGB L CMYK", "MPO": "RGB", "PNG": "RGB L 1 P RGBA LA I;16", "GIF": "P L"}
 MODOS |= {"WEBP": "RGB RGBA", "BMP": "RGB L 1", "TIFF": "RGB L CMYK RGBA I;16 F"}

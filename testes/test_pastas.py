@@ -5,8 +5,8 @@ import unicodedata
 
 import pytest
 
-from detector.ambiente import ErroClaro
-from detector.pastas import caminho, entende, legivel, visiveis
+from detector.ambiente import ErroClaro, caminho
+from detector.pastas import entende, legivel, visiveis
 
 
 def nomes(*lugares):
