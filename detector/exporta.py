@@ -30,41 +30,40 @@ THREADS = os.cpu_count() or 1  # as mesmas para os dois formatos, ou as velocida
 UMA = (1, LADO, LADO, 3)  # no celular, uma foto por vez
 DE_0_A_1 = f"float32 (n, {LADO}, {LADO}, 3), RGB, de 0 a 1; em LiteRT, n = 1"
 DE_0_A_255 = f"uint8 de 0 a 255, RGB: ONNX (altura, largura, 3); LiteRT (1, {LADO}, {LADO}, 3)"
-Roda = Callable[[np.ndarray], np.ndarray]  # lote de uma foto só → probabilidade (1, 1)
+Roda = Callable[[np.ndarray], np.ndarray]  # uma foto → probabilidade (1, 1)
 
 
 def exporta(
-    modelo: keras.Model, rascunho: pathlib.Path, fotos: tf.data.Dataset, p_keras: np.ndarray, y
+    modelo: keras.Model, rascunho: pathlib.Path, fotos: tf.data.Dataset, p_keras: np.ndarray
 ) -> pd.DataFrame:
     """Grava em `rascunho` dois LiteRT e dois ONNX, comparados com o Keras, as classes e a página.
 
-    Os `_0a255` recebem uint8 e dão também a nota. fotos: até umas centenas, as do teste, em [0, 1].
-    p_keras: (n,), o que o Keras diz delas. y: (n,), o que o dataset diz, 0 ou 1. Devolve uma linha
-    por modelo, cronometrado com uma foto por vez. Levanta ErroClaro, e não grava o arquivo, se
-    falta um pacote, se o conversor não aceita a rede ou se alguma probabilidade se afasta da do
-    Keras mais que 0,001.
+    Os `_0a255` recebem uint8 e dão também a nota. fotos: até umas centenas, em [0, 1]. p_keras:
+    (n,), o que o Keras diz delas. Devolve uma linha por modelo, cronometrado com uma foto por vez.
+    Levanta ErroClaro, e não grava o arquivo, se falta um pacote, se o conversor não aceita a rede
+    ou se alguma probabilidade se afasta da do Keras mais que 0,001.
     """
     for exportado in entrega.EXPORTADOS:  # se algo não der certo, o de antes não passa por ele
         (rascunho / exportado).unlink(missing_ok=True)
     rede, textos = _com_nota(modelo, rascunho)
     so_p = keras.Model(rede.input, {"probabilidade": rede.output["probabilidade"]})
     lotes = [*fotos.batch(1).as_numpy_iterator()]
-    lotes_uint8 = [np.rint(lote * 255).astype("uint8") for lote in lotes]
-    de_uint8 = np.concatenate(lotes_uint8) / np.float32(255)
-    p_uint8 = rede.predict(de_uint8, verbose=0)["probabilidade"][:, 0]
+    fotos_uint8 = np.rint(np.concatenate(lotes) * 255).astype("uint8")
+    p_uint8 = rede.predict(fotos_uint8 / np.float32(255), verbose=0)["probabilidade"][:, 0]
+    lotes_uint8 = fotos_uint8[:, np.newaxis]
     linhas = []
     for sufixo, converte, rede_dele, entram, p_certa in (
         (".tflite", _litert, _recebe(so_p, batch_shape=UMA), lotes, p_keras),
         (".onnx", _onnx, so_p, lotes, p_keras),
         ("_0a255.tflite", _litert, _recebe(rede, _divide, batch_shape=UMA), lotes_uint8, p_uint8),
-        ("_0a255.onnx", _onnx, _recebe(rede, _prepara, shape=(None, 3)), lotes_uint8, p_uint8),
+        ("_0a255.onnx", _onnx, _recebe(rede, _prepara, shape=(None, 3)), fotos_uint8, p_uint8),
     ):
         nome = f"detector_dogs_cats{sufixo}"
         conteudo, roda = _converte(converte, rede_dele, textos, nome)
         roda(entram[0])  # a primeira vez inclui preparar-se
         inicio = time.perf_counter()
-        p = np.concatenate([roda(lote)[:, 0] for lote in entram])
-        velocidade = len(p) / (time.perf_counter() - inicio)
+        p = np.concatenate([roda(foto)[:, 0] for foto in entram])
+        segundos = time.perf_counter() - inicio
         diferenca = float(np.abs(p - p_certa).max())
         if not diferenca <= MAIOR_DIFERENCA:  # escrito assim, recusa também NaN
             raise ErroClaro(
@@ -72,27 +71,27 @@ def exporta(
                 f"{diferenca:.4f} da que o Keras dá. Use EXPORTAR = False, ou outro BACKBONE."
             )
         arquivos.grava(rascunho / nome, conteudo)
-        diferentes, certas = (p > 0.5) != (p_certa > 0.5), (p > 0.5) == (y == 1)
-        medidas = (diferenca, diferentes.sum(), certas.mean(), round(velocidade))
+        diferentes = int(np.sum((p > 0.5) != (p_certa > 0.5)))
+        medidas = (diferenca, diferentes, round(len(p) / segundos))
         linhas.append((nome, round(len(conteudo) / 1e6, 1), *medidas))
     arquivos.grava(rascunho / "classes.txt", f"{textos['classes']}\n".encode())
     arquivos.grava(rascunho / pagina.NOME, pagina.monta(conteudo))
-    colunas = "arquivo MB maior_diferenca decisoes_diferentes acuracia fotos_por_segundo"
+    colunas = "arquivo MB maior_diferenca decisoes_diferentes fotos_por_segundo"
     return pd.DataFrame(linhas, columns=colunas.split())
 
 
-def escreve_pagina(
-    modelos: str | os.PathLike, runtime: str | os.PathLike | None = None
-) -> pathlib.Path:
+def escreve_pagina(modelos: str, runtime: str | None = None) -> pathlib.Path:
     """Grava `pagina.html` em `modelos`, do que o notebook deixou lá; devolve o caminho dela.
 
-    runtime: ver `pagina.monta`. Levanta ErroClaro se o modelo não serve, ou falta um pacote.
+    runtime: a pasta `dist` do onnxruntime-web, para a página não precisar da internet. Levanta
+    ErroClaro se ela ou o modelo não serve, ou se falta um pacote.
     """
     classificador.carrega_classificador(modelos)  # diz o que houver de errado com ele
     arquivo, _ = entrega.acha_modelo(modelos)
     rede, textos = _com_nota(keras.models.load_model(arquivo, compile=False), arquivo.parent)
+    programa = pagina.le_runtime(runtime) if runtime else {}
     rede = _recebe(rede, _prepara, shape=(None, 3))
-    html = pagina.monta(_converte(_onnx, rede, textos, pagina.NOME)[0], runtime)
+    html = pagina.monta(_converte(_onnx, rede, textos, pagina.NOME)[0], programa)
     arquivos.grava(arquivo.with_name(pagina.NOME), html)
     return arquivo.with_name(pagina.NOME)
 
@@ -133,7 +132,7 @@ def _recebe(rede: keras.Model, prepara: Callable | None = None, **forma) -> kera
     return keras.Model(foto, rede(keras.layers.Lambda(prepara)(foto) if prepara else foto))
 
 
-def _divide(lote: tf.Tensor) -> tf.Tensor:
+def _divide(lote: tf.Tensor) -> tf.Tensor:  # o LiteRT não tem o resize bicúbico
     return tf.cast(lote, tf.float32) / 255
 
 
@@ -166,7 +165,7 @@ def _litert(rede: keras.Model, textos: dict[str, str]) -> tuple[bytes, Roda]:
             zip_.writestr(f"{nome}.txt", texto)
     conteudo = memoria.getvalue()
     roda = tf.lite.Interpreter(model_content=conteudo, num_threads=THREADS).get_signature_runner()
-    return conteudo, lambda lote: roda(foto=lote)["probabilidade"]
+    return conteudo, lambda foto: roda(foto=foto)["probabilidade"]
 
 
 def _onnx(rede: keras.Model, textos: dict[str, str]) -> tuple[bytes, Roda]:
@@ -181,10 +180,5 @@ def _onnx(rede: keras.Model, textos: dict[str, str]) -> tuple[bytes, Roda]:
     conteudo, opcoes = convertida.SerializeToString(), onnxruntime.SessionOptions()
     opcoes.intra_op_num_threads = THREADS
     sessao = onnxruntime.InferenceSession(conteudo, opcoes, providers=["CPUExecutionProvider"])
-    [entrada] = sessao.get_inputs()
-
-    def roda(lote: np.ndarray) -> np.ndarray:
-        foto = lote if len(entrada.shape) == 4 else lote[0]
-        return sessao.run(["probabilidade"], {entrada.name: foto})[0]
-
-    return conteudo, roda
+    nome = sessao.get_inputs()[0].name
+    return conteudo, lambda foto: sessao.run(["probabilidade"], {nome: foto})[0]

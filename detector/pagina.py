@@ -5,6 +5,8 @@ import hashlib
 import json
 import os
 import pathlib
+from collections.abc import Mapping
+from types import MappingProxyType
 
 import numpy as np
 
@@ -14,28 +16,41 @@ NOME = "pagina.html"
 VERSAO = "1.30.0"  # do onnxruntime-web, que roda o ONNX no navegador
 CDN = f"https://cdn.jsdelivr.net/npm/onnxruntime-web@{VERSAO}/dist/"
 RUNTIME = {  # os arquivos dele e o SHA-256 de cada um, que o navegador confere antes de usar
-    "ort.wasm.bundle.min.mjs": "EeZL2P/hG9GiovDWJ1/fu7pyYvC3a5m1PSKKiiLvPZA=",
-    "ort-wasm-simd-threaded.wasm": "M5jBDQfSKb2Rs2RUjhMODlGo5XBLiMfAg+u+t4hC3uI=",
+    "ort.wasm.bundle.min.mjs": "sha256-EeZL2P/hG9GiovDWJ1/fu7pyYvC3a5m1PSKKiiLvPZA=",
+    "ort-wasm-simd-threaded.wasm": "sha256-M5jBDQfSKb2Rs2RUjhMODlGo5XBLiMfAg+u+t4hC3uI=",
 }
 
 
-def monta(conteudo: bytes, runtime: str | os.PathLike | None = None) -> bytes:
-    """O HTML, em UTF-8, feito de um ONNX `_0a255` de `exporta`, com os pesos em float16.
+def monta(conteudo: bytes, programa: Mapping[str, bytes] = MappingProxyType({})) -> bytes:
+    """O HTML, em UTF-8, de um ONNX `_0a255` de `exporta`, com os pesos em float16.
 
-    runtime: a pasta `dist` do onnxruntime-web, para ele ir dentro; None o busca na internet.
-    Levanta ErroClaro se nela falta um arquivo, ou se ele não é o desta VERSAO.
+    programa: o de `le_runtime`, para ir dentro; vazio, a página o busca na internet.
     """
-    html = pathlib.Path(__file__).with_name(NOME).read_text("utf-8")
     modelo, textos = _em_float16(conteudo)
-    dentro = {"modelo": modelo} | (_le(pathlib.Path(runtime).expanduser()) if runtime else {})
-    base64s = {nome: base64.b64encode(bytes_).decode() for nome, bytes_ in dentro.items()}
     sabe = {"classes": textos["classes"].split("\n"), "limiar": float(textos.get("limiar", 0))}
-    integridade = {nome: f"sha256-{resumo}" for nome, resumo in RUNTIME.items()}
-    sabe = json.dumps(sabe | {"cdn": CDN, "integridade": integridade}).replace("<", "\\u003c")
+    sabe = json.dumps(sabe | {"cdn": CDN, "integridade": RUNTIME}).replace("<", "\\u003c")
     blocos = [f'<script type="application/json" id="sabe">{sabe}</script>']
-    blocos += [f'<script type="text/plain" id="{nome}">{b}</script>' for nome, b in base64s.items()]
-    html = html.replace("(de onde vem o programa)", "" if runtime else CDN)
+    for nome, bytes_ in {"modelo": modelo, **programa}.items():
+        texto = base64.b64encode(bytes_).decode()
+        blocos.append(f'<script type="text/plain" id="{nome}">{texto}</script>')
+    html = pathlib.Path(__file__).with_name(NOME).read_text("utf-8")
+    html = html.replace("(de onde vem o programa)", "" if programa else CDN)
     return html.replace("<!-- o que a página sabe -->", "\n".join(blocos)).encode()
+
+
+def le_runtime(pasta: str | os.PathLike) -> dict[str, bytes]:
+    """Os arquivos de RUNTIME lidos da `pasta`; ErroClaro se falta um, ou é de outra versão."""
+    lidos = {}
+    for nome, integridade in RUNTIME.items():
+        arquivo = pathlib.Path(pasta).expanduser() / nome
+        lidos[nome] = arquivo.read_bytes() if arquivo.is_file() else b""
+        sha256 = base64.b64encode(hashlib.sha256(lidos[nome]).digest()).decode()
+        if f"sha256-{sha256}" != integridade:
+            raise ErroClaro(
+                f"{arquivo} {'é de outra versão' if lidos[nome] else 'não existe'}; indique a "
+                f"pasta `dist` do onnxruntime-web {VERSAO}, que `npm pack` baixa."
+            )
+    return lidos
 
 
 def _em_float16(conteudo: bytes) -> tuple[bytes, dict[str, str]]:
@@ -44,22 +59,9 @@ def _em_float16(conteudo: bytes) -> tuple[bytes, dict[str, str]]:
 
     modelo = onnx.load_model_from_string(conteudo)
     for peso in modelo.graph.initializer:
-        if peso.data_type == onnx.TensorProto.FLOAT and (np.prod(peso.dims) > 1000):
+        if peso.data_type == onnx.TensorProto.FLOAT and np.prod(peso.dims) > 1000:
             nome, array = peso.name, onnx.numpy_helper.to_array(peso).astype("float16")
             peso.CopyFrom(onnx.numpy_helper.from_array(array, f"{nome}_16"))
             para_32 = onnx.helper.make_node("Cast", [peso.name], [nome], to=onnx.TensorProto.FLOAT)
             modelo.graph.node.insert(0, para_32)
     return modelo.SerializeToString(), {p.key: p.value for p in modelo.metadata_props}
-
-
-def _le(pasta: pathlib.Path) -> dict[str, bytes]:
-    """{nome: conteúdo} dos arquivos de RUNTIME, conferidos."""
-    lidos = {nome: (pasta / nome).read_bytes() for nome in RUNTIME if (pasta / nome).is_file()}
-    for nome, resumo in RUNTIME.items():
-        sha256 = hashlib.sha256(lidos.get(nome, b"")).digest()
-        if base64.b64encode(sha256).decode() != resumo:
-            raise ErroClaro(
-                f"{pasta / nome} falta ou não é o do onnxruntime-web {VERSAO}; indique a pasta "
-                f"`dist` dele, que `npm pack onnxruntime-web@{VERSAO}` baixa."
-            )
-    return lidos
