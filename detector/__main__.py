@@ -17,6 +17,7 @@ uso: python -m detector FOTO_OU_PASTA… [--modelos PASTA] [--csv ARQUIVO]
      python -m detector extrai [--dataset NOME_OU_PASTA] [--data-dir PASTA] [--arquivo-zip ZIP]
                                [--modelos PASTA] [--backbone REDE] [--motor MOTOR]
                                [--max-imagens N] [--ray ENDERECO] [--threads N]
+     python -m detector pagina [--modelos PASTA] [--runtime PASTA]
 
 Diz se em cada foto há um gato, um cachorro ou nenhum dos dois, com o que o notebook deixou na PASTA
 (padrão: modelos). O CSV se abre no Excel. `--limpa` apaga da PASTA o que o notebook não usa mais.
@@ -25,6 +26,9 @@ Diz se em cada foto há um gato, um cachorro ou nenhum dos dois, com o que o not
 `extrai` passa as fotos pela parte congelada da rede e deixa na PASTA o que o notebook, com os
 mesmos parâmetros, calcularia. `--ray` (local, auto ou HOST:PORTA) divide o trabalho entre máquinas,
 e `--threads` é de cada processo.
+
+`pagina` grava na PASTA uma página que classifica no navegador. `--runtime` é a pasta dist do
+onnxruntime-web, para ela não precisar da internet.
 
 Devolve 0 se leu todas as fotos ou se tudo serve, 1 se não, 2 se não havia o que fazer."""
 SIM_OU_NAO = ("--help", "--version", "--limpa", "--confere")
@@ -50,6 +54,9 @@ def _pedido(ditos: list[str]) -> argparse.Namespace:
             tipo = int if nome.upper() in MINIMOS else str
             argumentos.add_argument(f"--{nome.replace('_', '-')}", type=tipo, default=padrao)
         return argumentos.parse_args(ditos[1:])
+    if ditos[:1] == ["pagina"]:
+        argumentos.add_argument("--runtime")
+        return argumentos.parse_args(ditos[1:])
     argumentos.add_argument("--csv")
     argumentos.add_argument("fotos", nargs="*")
     return argumentos.parse_intermixed_args(ditos)
@@ -72,6 +79,9 @@ def principal() -> int:
 
         quantos, tamanho = limpa(caminho(pedido.modelos))
         print(f"apagados de {pedido.modelos}: {quantos} arquivos, {tamanho / 1e6:.1f} MB")
+        return 0
+    if "runtime" in pedido:
+        print(detector.exporta.escreve_pagina(caminho(pedido.modelos), pedido.runtime))
         return 0
     return _classifica(pedido) if "fotos" in pedido else _extrai(pedido)
 

@@ -5,7 +5,7 @@ import os
 import pathlib
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -86,17 +86,25 @@ def confere(p_arquivo: np.ndarray, p_mapas: np.ndarray) -> None:
         )
 
 
-def carrega_classificador(modelos: str | os.PathLike) -> Callable[..., Veredito]:
-    """A função `classifica`, feita com o que o notebook deixou na pasta `modelos`.
+class Aberto(NamedTuple):
+    """Uma execução lida do disco. rede: foto → [probabilidade (n, 1), vetor congelado]."""
 
-    classifica(foto, nome="a foto") aceita o que `fotos.abre_foto` aceita e devolve um Veredito.
+    rede: keras.Model
+    conhecidas: imagenet.Conhecidas
+    limiar: float
+    classes: list[str]
+
+
+def abre(modelos: str | os.PathLike) -> Aberto:
+    """O que `guarda` deixou na pasta `modelos`, junto com o modelo.
+
     Levanta ErroClaro se não há um modelo, se ele está danificado, misturado com o de outra
     execução, ou se foi treinado com outra preparação.
     """
     arquivo, extras = entrega.acha_modelo(modelos)
     try:
         modelo = keras.models.load_model(arquivo, compile=False, safe_mode=True)
-        foto = keras.Input((dados.LADO, dados.LADO, 3), dtype="float32")
+        foto = keras.Input((dados.LADO, dados.LADO, 3), dtype="float32", name="foto")
         mapa, topo = modelo.get_layer("base")(foto), modelo.get_layer("topo")
         congelado = keras.models.clone_model(topo)  # a nota vem do topo como era, mesmo ajustado
         congelado = keras.Model(congelado.input, congelado.output, name="topo_congelado")
@@ -112,10 +120,21 @@ def carrega_classificador(modelos: str | os.PathLike) -> Callable[..., Veredito]
         outra = "um leitor diferente de `detector.dados.le`"
         raise ErroClaro(f"o modelo de {modelos} foi treinado com {outra}; {DE_NOVO}.")
     congelado.set_weights([salvo[f"topo{i}"] for i in range(len(congelado.weights))])
-    rede = keras.Model(foto, [p, congelado(mapa)])
+    rede, conhecidas = (
+        keras.Model(foto, [p, congelado(mapa)]),
+        imagenet.Conhecidas.dos_arrays(salvo),
+    )
+    return Aberto(rede, conhecidas, float(salvo["limiar"]), salvo["classes"].tolist())
+
+
+def carrega_classificador(modelos: str | os.PathLike) -> Callable[..., Veredito]:
+    """A função `classifica`, feita com o que o notebook deixou na pasta `modelos`.
+
+    classifica(foto, nome="a foto") aceita o que `fotos.abre_foto` aceita e devolve um Veredito.
+    Levanta ErroClaro quando `abre` o levanta.
+    """
+    rede, conhecidas, limiar, classes = abre(modelos)
     calcula = tf.function(lambda lote: rede(lote, training=False))
-    conhecidas, limiar = imagenet.Conhecidas.dos_arrays(salvo), float(salvo["limiar"])
-    classes = salvo["classes"].tolist()
 
     def olha(imagem: np.ndarray) -> tuple[float, float]:
         """A probabilidade da classe 1 e a nota de uma imagem uint8 (altura, largura, 3)."""

@@ -26,7 +26,8 @@ from detector.metricas import Medidas
 SEM_ESPACO = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}  # só quem grava os vê
 MODELO, DO_CLASSIFICADOR = "detector_dogs_cats.keras", "classificador.npz"
 METRICAS = "metricas.json"
-EXPORTADOS = {"detector_dogs_cats.tflite", "detector_dogs_cats.onnx"}
+EXPORTADOS = {"detector_dogs_cats.tflite", "detector_dogs_cats.onnx", "classes.txt", "pagina.html"}
+EXPORTADOS |= {"detector_dogs_cats_0a255.tflite", "detector_dogs_cats_0a255.onnx"}
 PUBLICANDO, LISTA = ".publicando", ".lista.json"
 NOVIDADES = {"input_axes": None, "output_axes": None, "quantization_config": None}
 NOVIDADES |= {"renorm": False, "renorm_clipping": None, "renorm_momentum": 0.99}
