@@ -48,7 +48,7 @@ class Medidas(dict):
             casas = 1 if nome.startswith(("segundos", "horas")) else 4
             valor = valor if isinstance(valor, list) else [valor]
             numeros = (num(v, casas) if isinstance(v, float) else str(v) for v in valor)
-            ditos.append(f"{nome} {', '.join(numeros)}")
+            ditos.append(f"{nome} {'; '.join(numeros)}")
         print(" · ".join(ditos))
 
 
