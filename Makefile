@@ -17,7 +17,7 @@ EXECUTADO = modelos/detector_dogs_cats.executado.ipynb
 REQUISITOS_TESTES ?= testes/requirements.txt
 DADOS ?= $(error diga DADOS="pasta pasta_maior", onde o TFDS preparou as 2.000 e as 20.000 fotos)
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
-unexport PYTHONDONTWRITEBYTECODE  # com ela, cada processo compilaria o TensorFlow de novo: 9 s
+unexport PYTHONDONTWRITEBYTECODE  # com ela, cada processo compilaria o TensorFlow de novo
 
 .PHONY: rodar testes testes-minimo jupyter notebook desempenho formata ajuda limpar-cache limpar
 

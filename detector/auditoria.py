@@ -17,10 +17,8 @@ import pandas as pd
 
 from detector.ambiente import ErroClaro, caminho, no_disco
 
-# Medido em 2.000 fotos reais: mesmo espelhada, reduzida à metade e regravada em JPEG 30, a cópia
-# tem correlação de 0,99 ou mais com a original; duas fotos diferentes não passam de 0,90.
-CORRELACAO = 0.97
-COSSENO = 0.4  # dos vetores: entre fotos diferentes, 0,28 é o comum
+# Escolhidos à mão entre o que dão as cópias (espelhadas, reduzidas, regravadas) e as outras fotos.
+CORRELACAO, COSSENO = 0.97, 0.4  # das miniaturas; dos vetores
 VOLTAS, VIZINHAS, BITS_DIFERENTES = 12, 3, 6
 
 
@@ -104,7 +102,7 @@ def suspeitas(
         motivos.setdefault(i, []).append(f"cópia de {arquivos[j]}")
         motivos.setdefault(j, []).append(f"cópia de {arquivos[i]}")
     for i in np.asarray(estranhas, int).tolist():
-        motivos.setdefault(i, []).append(f"não parece {classes[0]} nem {classes[1]}")
+        motivos.setdefault(i, []).append(f"das que menos parecem {classes[0]} ou {classes[1]}")
     linhas = [
         (arquivos[i], classes[y[i]], round(float(p[i]), 4), "; ".join(motivo))
         for i, motivo in motivos.items()

@@ -16,10 +16,11 @@ from tqdm import tqdm
 from detector import arquivos, dados, entrega, imagenet
 from detector.ambiente import ErroClaro
 from detector.fotos import FotoIncompleta, abre_foto
+from detector.metricas import num
 
 DE_NOVO = "rode o notebook inteiro de novo"
 NENHUM = "nenhum dos dois"
-MAIOR_DISTANCIA = 0.5  # de log(p / (1 − p)); o bf16 fica perto de 0,1
+MAIOR_DISTANCIA = 0.5  # de log(p / (1 − p)), escolhida à mão; a medida de cada vez é mostrada
 COLUNAS = ["arquivo", "classe", "probabilidade", "parece", "chance_de_ser_um_deles", "erro"]
 
 
@@ -77,12 +78,13 @@ def confere(p_arquivo: np.ndarray, p_mapas: np.ndarray) -> None:
     de_um, de_outro = (np.clip(p, 1e-6, 1 - 1e-6) for p in (p_arquivo, p_mapas[: len(p_arquivo)]))
     distancia = float(np.median(np.abs(np.log(de_um / (1 - de_um) * (1 - de_outro) / de_outro))))
     diferentes = int(np.sum((de_um > 0.5) != (de_outro > 0.5)))
-    print(f"decisões diferentes, do arquivo e dos mapas: {diferentes} de {len(p_arquivo)} fotos")
+    limite = f"distância mediana {num(distancia)} (o limite é {num(MAIOR_DISTANCIA, 1)})"
+    print(f"arquivo e mapas: decisões diferentes {diferentes} de {len(p_arquivo)} fotos; {limite}")
     if not distancia <= MAIOR_DISTANCIA:
         raise ErroClaro(
-            f"o modelo gravado não dá as respostas que os mapas dão (distância {distancia:.2f}; o "
-            f"limite é {MAIOR_DISTANCIA}). Ele foi mudado depois de gravado, ou o leitor das "
-            "fotos não é o que treinou: rode o notebook inteiro de novo."
+            f"o modelo gravado não dá as respostas que os mapas dão (distância {num(distancia)}; o "
+            f"limite é {num(MAIOR_DISTANCIA, 1)}). Ele foi mudado depois de gravado, ou o leitor "
+            "das fotos não é o que treinou: rode o notebook inteiro de novo."
         )
 
 

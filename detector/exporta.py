@@ -25,7 +25,7 @@ from detector.imagenet import Conhecidas
 # Sem isto o ONNX Runtime abre conexões para contar ao fabricante que foi usado.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
-MAIOR_DIFERENCA = 1e-3  # na probabilidade; o comum, em float32, é ficar abaixo de 1e-5
+MAIOR_DIFERENCA = 1e-3  # na probabilidade
 THREADS = os.cpu_count() or 1  # as mesmas para os dois formatos, ou as velocidades enganariam
 UMA = (1, LADO, LADO, 3)  # no celular, uma foto por vez
 DE_0_A_1 = f"float32 (n, {LADO}, {LADO}, 3), RGB, de 0 a 1; em LiteRT, n = 1"

@@ -81,7 +81,8 @@ def _logits(vetores: np.ndarray, cabecas: Cabecas) -> Iterator[np.ndarray]:
 def limiar(notas: np.ndarray, nota_do_vazio: float | np.ndarray) -> float:
     """A menor nota que não é "nenhum dos dois": 99 % das `notas`, de treino e validação, passam.
 
-    A menos que uma foto sem nada também passasse: é preciso o dobro da chance da melhor delas.
+    A menos que uma foto sem nada também passasse: é preciso o dobro da razão entre as chances da
+    melhor delas.
     """
     if np.isinf(notas).all():  # sem a cabeça da ImageNet, nada é recusado
         return 0.0

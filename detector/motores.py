@@ -1,4 +1,4 @@
-"""Quem roda a parte congelada da rede: o OpenVINO, várias vezes mais rápido na CPU, ou o Keras.
+"""Quem roda a parte congelada da rede: o OpenVINO, mais rápido na CPU, ou o Keras.
 
 Um motor montado é uma função que recebe um tf.data de pares (foto, outras coisas), com a foto
 float32 (224, 224, 3) em [0, 1], e gera na mesma ordem (mapa que entra no topo, vetor, outras
@@ -26,7 +26,7 @@ Roda = Callable[[tf.data.Dataset], Iterator[tuple[np.ndarray, np.ndarray, np.nda
 FOTOS_DE_PROVA = 16
 FOTOS_POR_PEDIDO = 4  # de uma vez no OpenVINO
 FOTOS_POR_LOTE = 8  # de uma vez no Keras: mais, na CPU, só gasta memória
-COSSENO_MINIMO = 0.98  # o bf16 passa; abaixo disto, já não é a conta do Keras na CPU
+COSSENO_MINIMO = 0.98  # escolhido à mão: abaixo dele, já não é a conta do Keras na CPU
 
 
 def candidatos(motor: str) -> list[str]:

@@ -86,7 +86,7 @@ def _amostra(por_que: str) -> Builder:
         f"{'═' * 72}\nATENÇÃO: ESTA É A AMOSTRA EMBUTIDA, NÃO O DATASET DE VERDADE\n\n"
         "O que é:  1.000 gatos e 1.000 cachorros do CIFAR-10, de 32×32 pixels\n"
         f"Por quê:  {por_que}\n"
-        "Efeito:   as fotos são minúsculas; espere perto de 90 %, não de 99 %\n"
+        "Efeito:   as fotos são minúsculas, e ele erra bem mais que nas de verdade\n"
         "Para ter as fotos reais: baixe kagglecatsanddogs_5340.zip e ponha o\n"
         f"          caminho dele em ARQUIVO_ZIP, ou tente de novo com internet\n{'═' * 72}"
     )

@@ -7,6 +7,7 @@ fonte: cachorros, gatos, selvagens e outras. As 200 de teste são mudadas como c
 """
 
 import collections
+import functools
 import sys
 import zipfile
 
@@ -15,6 +16,7 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 import detector
+from detector.fotos import abre_foto
 from detector.metricas import intervalo
 
 
@@ -47,36 +49,50 @@ MUDANCAS = {
 }
 
 
-def conta(vereditos: list[dict], certa: str) -> dict:
-    """De quantas fotos, as recusadas, as trocadas e as que a rede, sem recusar, trocaria."""
-    respostas = collections.Counter(veredito["classe"] for veredito in vereditos)
+def conta(fotos: list[np.ndarray], certa: str, modelos: str) -> dict:
+    """De quantas fotos, as recusadas, as trocadas e as que a rede sozinha trocaria.
+
+    certa: a classe delas; vazia, se não são de nenhuma, e então trocadas são as aceitas. A rede
+    sozinha não recusa, nem olha outra vez o meio da foto.
+    """
+    classifica, (rede, _, _, classes) = carregados(modelos)
+    respostas = collections.Counter(classifica(foto)["classe"] for foto in fotos)
     recusadas = respostas[detector.classificador.NENHUM]
+    prontas = [detector.redimensiona_img(abre_foto(foto), 0)[0] for foto in fotos]
+    sozinha = np.array(classes)[(rede.predict(np.stack(prontas), verbose=0)[0] > 0.5).ravel() * 1]
     return {
-        "fotos": len(vereditos),
+        "fotos": len(fotos),
         "recusadas": recusadas,
-        "certas": respostas[certa],
-        "trocadas": len(vereditos) - recusadas - respostas[certa],
-        "a rede trocaria": sum(veredito["parece"] != certa for veredito in vereditos),
+        "certas": respostas[certa] if certa else None,
+        "trocadas": len(fotos) - recusadas - respostas[certa],
+        "sozinha": int(sum(sozinha != certa)) if certa else None,
     }
 
 
+@functools.cache
+def carregados(modelos: str) -> tuple:
+    """`classifica`, e a rede dele sem mais nada."""
+    return detector.carrega_classificador(modelos), detector.classificador.abre(modelos)
+
+
 def soma(contas: list[dict]) -> dict:
-    total = dict(sum(map(collections.Counter, contas), collections.Counter()))
-    total = {nome: total.get(nome, 0) for nome in contas[0]}
+    total = {
+        n: None if c is None else sum(conta[n] for conta in contas) for n, c in contas[0].items()
+    }
     return total | {"recusadas_ic95": intervalo(total["recusadas"], total["fotos"])}
 
 
 def mede(modelos: str, data_dir: str, de_fora: str) -> None:
     """Classifica tudo e grava estranhas.json."""
-    classifica, medidas = detector.carrega_classificador(modelos), {}
+    medidas = {}
     pastas = {"cachorros": "cachorro", "gatos": "gato", "selvagens": "", "outras": ""}
     with zipfile.ZipFile(de_fora) as zipado:
         for pasta, certa in pastas.items():
             nomes = [
                 n for n in zipado.namelist() if n.split("/")[-2:-1] == [pasta] and n[-1] != "/"
             ]
-            vistas = [classifica(zipado.read(nome), nome) for nome in nomes]
-            medidas[f"de outra fonte: {pasta}"] = soma([conta(vistas, certa)])
+            fotos = [abre_foto(zipado.read(nome), nome) for nome in nomes]
+            medidas[f"de outra fonte: {pasta}"] = soma([conta(fotos, certa, modelos)])
     builder = detector.origem.abre("cats_vs_dogs", data_dir)
     n = len(detector.dados.lista(builder))
     teste = detector.dados.le(builder, f"train[{n * 9 // 10}:{n}]", prepara=None)
@@ -84,8 +100,8 @@ def mede(modelos: str, data_dir: str, de_fora: str) -> None:
     for nome, muda in MUDANCAS.items():
         contas = []
         for classe, certa in enumerate(detector.dados.classes(builder)):
-            fotos = [muda(foto) for foto, label in teste if label == classe]
-            contas.append(conta([classifica(np.asarray(foto)) for foto in fotos], certa))
+            fotos = [np.asarray(muda(foto)) for foto, label in teste if label == classe]
+            contas.append(conta(fotos, certa, modelos))
         medidas[f"as {len(teste)} de teste, {nome}"] = soma(contas)
     gera.grava({"fotos": medidas} | gera.assinatura(), gera.RAIZ / "docs/estranhas.json")
 

@@ -30,8 +30,9 @@ EXECUCOES = {"metricas": "2.000 reais", "metricas_20000": "20.000 pequenas"}
 EXECUCOES["metricas_amostra"] = "amostra, miniaturas"
 FAIXAS = {"0_1_a_certa": "[0, 1], a certa", "0_a_255": "0–255, sem normalizar"}
 FAIXAS["1_1"] = "[−1, 1], normalizados duas vezes"
-AVALIA = ("avaliadas", "acurácia (intervalo de 95 %)", "precisão", "recall", "log loss")
-SOZINHA = "trocadas, se nunca recusasse"
+AVALIA = ("avaliadas", "acurácia (intervalo de 95 %)")
+AVALIA += ("precisão (classe 1 / classe 0)", "recall (1 / 0)", "log loss")
+SOZINHA = "a rede sozinha, sem recusar, trocaria"
 FIGURAS = {  # da etiqueta da célula ao arquivo; só vão para imagens/ as que o README mostra
     "exemplos": "visualizacao_de_exemplos_do_dataset.png",
     "curvas": "curvas_de_treino.png",
@@ -122,14 +123,16 @@ def faixa(m: dict, medida: str, sinal: bool = False) -> str:
 
 def avaliado(m: dict) -> list:
     """As colunas AVALIA, do que `metricas.avalia` devolve."""
-    outras = (m[medida] for medida in ("precisao", "recall", "log_loss"))
-    return [m["n"], faixa(m, "acuracia"), *("–" if v is None else num(v) for v in outras)]
+    pares = ([m[medida], m[f"{medida}_0"]] for medida in ("precisao", "recall"))
+    duas = (" / ".join("–" if v is None else num(v) for v in par) for par in pares)
+    return [m["n"], faixa(m, "acuracia"), *duas, num(m["log_loss"])]
 
 
 def resultado(m: dict) -> str:
     linhas = [("", *AVALIA)]
     for nome, fotos in EXECUCOES.items():
         linhas.append((f"**{fotos}: teste**", *avaliado(m[nome]["teste"])))
+        linhas.append(("teste, congelado", *avaliado(m[nome]["teste_congelado"])))
         linhas.append(("validação cruzada, congelado", *avaliado(m[nome]["validacao_cruzada"])))
     de_que = (", ".join(m[nome][k] for k in ("motor", "codigo", "data")) for nome in EXECUCOES)
     return f"{tabela(*linhas)}\n\nO motor, o código e o dia de cada uma: {'; '.join(de_que)}."
@@ -148,10 +151,18 @@ def escolhas(m: dict) -> str:
 
 
 def estranhas(m: dict) -> str:
-    linhas = [("fotos", "quantas", "recusadas (intervalo de 95 %)", "certas", "trocadas", SOZINHA)]
+    linhas = [
+        (
+            "fotos",
+            "quantas",
+            "recusadas (intervalo de 95 %)",
+            "certas",
+            "trocadas ou aceitas",
+            SOZINHA,
+        )
+    ]
     for nome, v in m["estranhas"]["fotos"].items():
-        da_classe = [v["certas"], v["trocadas"], v["a rede trocaria"]]
-        outras = da_classe if v["certas"] else ["–", v["trocadas"], "–"]
+        outras = ["–" if v[qual] is None else v[qual] for qual in ("certas", "trocadas", "sozinha")]
         recusadas = f"{v['recusadas']} ({' a '.join(map(num, v['recusadas_ic95']))})"
         linhas.append((nome, v["fotos"], recusadas, *outras))
     return tabela(*linhas)
@@ -172,15 +183,17 @@ def licao_normalizacao(m: dict) -> str:
 
 def licao_horas(m: dict) -> str:
     tempos, passagens = (m["desempenho"][k] for k in ("sessoes", "passagens"))
-    extracao, fit = (tempos["primeira"][f"só a célula `{c}`"] for c in ("extracao", "fit_cabeca"))
-    p, f32 = (passagens["segundos"][jeito] for jeito in ("Model.predict", "openvino-f32, tudo"))
+    motor, fit = m["metricas"]["motor"], tempos["primeira"]["só a célula `fit_cabeca`"]
+    jeitos = ("Model.predict", f"{motor}, tudo", "openvino-f32, tudo")
+    p, extracao, f32 = (passagens["segundos"][jeito] for jeito in jeitos)
     return (
-        f"Passar as 2.000 fotos pela rede com `Model.predict` leva {num(p, 0)} s. A célula da "
-        f"extração inteira, que também monta o motor, leva {num(extracao, 0)} s: "
-        f"{num(p / extracao, 1)} vezes menos. Com `openvino-f32`, o de quem não tem bfloat16, "
-        f"são {num(f32, 0)} s: {num(p / f32, 1)} vezes. E isso uma vez só: um treino comum passa "
-        f"tudo de novo a cada época, e as 20 da cabeça seriam {num(20 * p / 60, 0)} minutos, só de "
-        f"ida (conta, não medida: 20 × {num(p, 0)} s). Aqui, o `fit` leva {num(fit, 1)} s."
+        f"Passar as 2.000 fotos pela rede com `Model.predict` leva {num(p, 0)} s. A extração, com "
+        f"`{motor}` e contando converter e montar a rede, leva {num(extracao, 0)} s: "
+        f"{num(p / extracao, 1)} vezes menos. Com `openvino-f32`, o de quem não tem bfloat16, são "
+        f"{num(f32, 0)} s nesta mesma máquina: {num(p / f32, 1)} vezes. E isso uma vez só: um "
+        f"treino comum passa as fotos de treino e validação de novo a cada época, e as 20 da "
+        f"cabeça seriam {num(20 * 0.9 * p / 60, 0)} minutos, só de ida (conta, não medida: 20 × "
+        f"90 % de {num(p, 0)} s). Aqui, o `fit` leva {num(fit, 1)} s."
     )
 
 
@@ -188,16 +201,25 @@ def ganho(m: dict, menos: tuple = ("congelado", "candidato", "controle")) -> str
     linhas = [("fotos", "modelo", *AVALIA, "muda a log loss (intervalo de 95 %); acertos + e −")]
     for fotos, v in m["comparacoes"].items():
         aceitos = [divisao["aceito"] for divisao in v["divisoes"]]
-        fotos += f" (fine-tuning aceito em {sum(aceitos)} de {len(aceitos)} divisões)"
+        dito = f"fine-tuning aceito em {sum(aceitos)} de {len(aceitos)} divisões"
+        fotos += f" ({dito if 'candidato' in v['modelos'] else 'sem fine-tuning'}; "
+        fotos += f"extração em {num(v['segundos_extracao'], 0)} s)"
         for modelo in (modelo for modelo in v["modelos"] if modelo not in menos):
             medidas, muda = v["modelos"][modelo], v["modelos"][modelo]["muda"]
             acertos = "{passou_a_acertar} e {passou_a_errar}".format(**muda)
-            muda = f"{faixa(muda, 'log_loss', sinal=True)}; {acertos}"
+            muda = (
+                f"{faixa(muda, 'log_loss', sinal=True)}; {acertos}" if any(muda_de(muda)) else "–"
+            )
             linhas.append((fotos, modelo, *avaliado(medidas), muda))
     return (
-        f"{tabela(*linhas)}\n\nOs testes das divisões não têm fotos em comum. Os treinos têm, e os "
-        "intervalos, que não contam isso, são um pouco estreitos. Redes unidas não têm fine-tuning."
+        f"{tabela(*linhas)}\n\nCada modelo é comparado com o congelado das mesmas fotos; – é o "
+        "próprio. Os testes das divisões não têm fotos em comum. Os treinos têm, e os intervalos, "
+        "que não contam isso, podem ser estreitos demais."
     )
+
+
+def muda_de(muda: dict) -> list[float]:
+    return [muda["log_loss"], *muda["log_loss_ic95"]]
 
 
 def disco(m: dict) -> str:

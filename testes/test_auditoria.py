@@ -84,7 +84,7 @@ def test_a_tabela_junta_os_motivos_de_cada_foto_e_tem_o_nome_das_classes():
     assert lista.index.tolist() == [7, 9, 20]
     duvida = "rótulo e modelo discordam; cópia de 9.jpg"
     assert lista.loc[7].tolist() == ["7.jpg", "uva", 0.9877, duvida]
-    assert lista.loc[9, "motivo"] == "cópia de 7.jpg; não parece uva nem pera"
+    assert lista.loc[9, "motivo"] == "cópia de 7.jpg; das que menos parecem uva ou pera"
     y = np.arange(40) % 2
     vazia = auditoria.suspeitas(tabela(y), CLASSES, y.astype(float), [], [])
     assert vazia.to_csv(index=False).strip() == "arquivo,rotulo,probabilidade_cachorro,motivo"

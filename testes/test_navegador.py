@@ -171,7 +171,7 @@ def test_seis_fotos_marcadas_saem_do_treino_depois_de_reiniciado_o_kernel(pagina
     expect(em_duvida.locator(".mod-active", has_text="tirar do treino")).to_have_count(6)
     fora = cartoes.filter(has_text="fora do treino;")
     expect(fora.locator(".mod-active")).to_have_text(["tirar do treino"] * 6)
-    expect(celula(pagina, "indices")).to_contain_text(f"n treino {48 - 6} ")
+    expect(celula(pagina, "primeiro_resultado")).to_contain_text(f"n treino {48 - 6} ")
 
 
 def test_fotos_de_5_mb_pelo_botao_um_arquivo_qualquer_e_depois_uma_so(pagina, pasta, fotos):
