@@ -65,6 +65,7 @@ def curvas(historico: dict[str, list[float]]) -> None:
         eixo.axvline(melhor, color="gray", linestyle=":", label=f"melhor época ({melhor})")
         eixo.set(title=titulo, xlabel="época", xlim=(0.5, len(epocas) + 0.5))
         eixo.locator_params(axis="x", integer=True)
+        eixo.yaxis.set_major_formatter(lambda valor, _: f"{valor:.3g}".replace(".", ","))
         eixo.grid(alpha=0.3)
         eixo.legend()
     _mostra(figura)

@@ -23,7 +23,7 @@ CASOS = (  # o que se pede, o nome, quantas divisões, o backbone e, se não é 
     ("2000", "2.000 reais, duas redes unidas", 5, "EfficientNetLite0+EfficientNetLite1", None),
     ("20000", "20.000 pequenas", 3, "EfficientNetLite0", None),
     ("amostra", "amostra", 5, "EfficientNetLite0", None),
-    ("amostra", "amostra, corte mais fundo", 5, "EfficientNetLite0", "blocks.8.bn2"),
+    ("amostra", "amostra, corte mais perto da entrada", 5, "EfficientNetLite0", "blocks.8.bn2"),
 )
 PULA = ("lotes", "copias", "curvas", "licao_lote", "licao_horas", "licao_normalizacao")
 
