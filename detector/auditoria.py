@@ -114,8 +114,9 @@ def suspeitas(
 def fora_do_treino(fotos: pd.DataFrame, arquivo: str | os.PathLike | None) -> np.ndarray:
     """(n,) True para as fotos que a coluna `arquivo` de um CSV nomeia; nenhuma, se ele é None.
 
-    Serve o CSV que o notebook grava e também o que o Excel salva por cima dele. Diz quantas linhas
-    não são fotos deste dataset. Levanta ErroClaro se não é um CSV assim.
+    fotos: as colunas `arquivo`, `rotulo` e `conjunto`. Serve o CSV que o notebook grava e também o
+    que o Excel salva por cima dele. Diz quantas linhas não são fotos deste dataset. Levanta
+    ErroClaro se não é um CSV assim, ou se deixaria no treino menos da metade de uma classe.
     """
     if arquivo is None:
         return np.zeros(len(fotos), bool)
@@ -128,6 +129,13 @@ def fora_do_treino(fotos: pd.DataFrame, arquivo: str | os.PathLike | None) -> np
     if perdidas := [nome for nome, achada in achadas.items() if achada is None]:
         exemplos = f"{', '.join(perdidas[:3])}; nele, os nomes são como {fotos['arquivo'].iloc[0]}"
         print(f"  {len(perdidas)} linhas não são fotos deste dataset, como {exemplos}")
+    no_treino = fotos["conjunto"] == "treino"
+    for rotulo, antes in fotos["rotulo"][no_treino].value_counts().items():
+        if (ficam := (no_treino & ~fora & (fotos["rotulo"] == rotulo)).sum()) < antes / 2:
+            raise ErroClaro(
+                f"FOTOS_FORA: {arquivo} deixaria no treino só {ficam} das {antes} fotos da classe "
+                f"{rotulo}. Confira o arquivo; para treinar com menos fotos, use MAX_IMAGENS."
+            )
     return fora
 
 

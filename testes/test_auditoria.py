@@ -99,6 +99,7 @@ def test_as_fotos_de_um_csv_saem_mesmo_que_o_excel_o_tenha_salvado(
     linhas = [[inicio.format(separador), "motivo"], *([nome, "não é gato"] for nome in nomes)]
     texto = "\r\n".join(separador.join(linha) for linha in linhas)
     fotos = pd.DataFrame({"arquivo": ["Cat/1.jpg", "Cat/2.jpg", "gatos/vovo\u0301 1.jpg"]})
+    fotos = fotos.assign(rotulo=0, conjunto="teste")
     for codificacao in ("utf-8", "utf-8-sig", "cp1252", "utf-16"):
         (tmp_path / "f.csv").write_bytes(texto.encode(codificacao))
         fora = auditoria.fora_do_treino(fotos, tmp_path / "f.csv")
@@ -120,3 +121,15 @@ def test_csv_que_nao_serve_e_recusado_numa_frase_e_sem_csv_fica_tudo(tmp_path, c
     for nome, dito in frases.items():
         with pytest.raises(ErroClaro, match=dito):
             auditoria.fora_do_treino(fotos, tmp_path / f"{nome}.csv")
+
+
+def test_um_csv_que_deixaria_o_treino_quase_sem_uma_classe_para_tudo(tmp_path):
+    """Dadas 4 fotos de treino de cada classe, 2 podem sair de cada uma; 3, não."""
+    fotos = tabela(np.arange(10) % 2).assign(conjunto=["treino"] * 8 + ["teste"] * 2)
+    da_classe_1 = fotos["arquivo"][fotos["rotulo"] == 1]
+    for quantas in (2, 3):
+        da_classe_1.head(quantas).to_csv(tmp_path / "f.csv", index=False)
+        if quantas == 2:
+            assert auditoria.fora_do_treino(fotos, tmp_path / "f.csv").sum() == 2
+    with pytest.raises(ErroClaro, match="só 1 das 4 fotos da classe 1"):
+        auditoria.fora_do_treino(fotos, tmp_path / "f.csv")
