@@ -154,7 +154,6 @@ def test_todas_as_celulas_rodam_sem_erro_nem_aviso(pagina):
     assert figuras_nao_brancas(pagina.locator(".jp-OutputArea-output")) == FIGURAS
     versoes = celula(pagina, "versoes")
     expect(versoes.locator(".jp-OutputArea")).to_contain_text(re.compile(r"tensorflow +2\.\d+"))
-    grava_tela("bibliotecas_usadas.png", versoes.screenshot())
 
 
 def test_seis_fotos_marcadas_saem_do_treino_depois_de_reiniciado_o_kernel(pagina):
