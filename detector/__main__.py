@@ -110,7 +110,7 @@ def _classifica(pedido: argparse.Namespace) -> int:
 
 def _extrai(pedido: argparse.Namespace) -> int:
     """Deixa em MODELOS as características de cada foto, como a célula do notebook deixaria."""
-    for nome in ("dataset", "data_dir", "arquivo_zip", "modelos"):
+    for nome in ("data_dir", "arquivo_zip", "modelos"):
         if dito := getattr(pedido, nome):
             setattr(pedido, nome, str(caminho(dito)))
     detector.confere_parametros({nome.upper(): valor for nome, valor in vars(pedido).items()})

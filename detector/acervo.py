@@ -12,6 +12,7 @@ import sys
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
+from glob import glob
 from typing import BinaryIO, NamedTuple
 
 import detector.pastas as pastas  # `from detector import` carregaria o TensorFlow
@@ -68,7 +69,7 @@ def do_zip(arquivo: pathlib.Path) -> Iterator[list[Foto]]:
     with aberto:
         dentro = []
         for item in aberto.infolist():
-            nome = posixpath.normpath(item.filename.replace("\\", "/"))
+            nome = posixpath.normpath(item.filename.replace("\\", "/").lstrip("/"))
             if not item.is_dir() and not pastas.do_sistema(nome):
                 tira = functools.partial(_tira, aberto, item)
                 dentro.append(Foto(nome, tira, lambda item=item: (item.CRC, item.file_size)))
@@ -121,12 +122,14 @@ def caminhos(entradas: Iterable[str | os.PathLike]) -> list[pathlib.Path]:
     """Os arquivos dados e as fotos das pastas e subpastas dadas; ErroClaro se falta algum."""
     achados, outros = [], 0
     for entrada in entradas:
+        if not os.fspath(entrada).strip():
+            raise ErroClaro("o caminho está vazio; indique fotos, ou uma pasta com fotos.")
         onde = caminho(entrada)
         if os.path.isdir(onde):
             todos = sorted(onde / nome for nome in pastas.visiveis(onde))
             fotos = [a for a in todos if parece_foto(a.name, lambda a=a: abre_arquivo(a))]
             outros += len(todos) - len(fotos)
-        elif not (fotos := [] if onde.exists() else sorted(onde.parent.glob(onde.name))):
+        elif os.path.exists(onde) or not (fotos := sorted(map(pathlib.Path, glob(str(onde))))):
             abre_arquivo(entrada).close()
             fotos = [onde]
         achados += fotos

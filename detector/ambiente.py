@@ -28,6 +28,7 @@ CONSELHOS |= dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "Acerte a p
 NO_PIP = {"PIL": "pillow", "sklearn": "scikit-learn"}  # os outros têm o nome com que se importam
 BIBLIOTECAS = ("tensorflow", "keras", "numpy", "pandas", "matplotlib", "scipy", "openvino", "tqdm")
 BIBLIOTECAS += ("requests", "tensorflow_datasets", *NO_PIP)
+EXPORTAM = ("tf2onnx", "onnx", "onnxruntime")
 CPUINFO = pathlib.Path("/proc/cpuinfo")
 
 
@@ -91,6 +92,8 @@ def _o_certo(nome: str, valor) -> str | None:
         return f"precisa ser um número inteiro, de {MINIMOS[nome]} a {2**32 - 1}"
     if nome == "EXPORTAR" and type(valor) is not bool:  # qualquer texto vale True, até "não"
         return "precisa ser True ou False, sem aspas"
+    if nome == "EXPORTAR" and valor and (faltam := [p for p in EXPORTAM if not _ha(p)]):
+        return f"para exportar, instale antes: python -m pip install {' '.join(faltam)}"
     if nome == "MOTOR" and valor not in MOTORES:
         return f"use um destes: {', '.join(MOTORES)}"
     if nome in TEXTOS and not (isinstance(valor, str | os.PathLike) and str(valor).strip()):
@@ -98,6 +101,10 @@ def _o_certo(nome: str, valor) -> str | None:
     if nome in TEXTOS and re.search(r"[\0-\x1f]", str(valor)):  # "C:\novo" tem uma quebra de linha
         return r'a barra invertida muda o caminho: ponha um r antes das aspas, como em r"C:\novo"'
     return None
+
+
+def _ha(pacote: str) -> bool:
+    return importlib.util.find_spec(pacote) is not None
 
 
 def confere_python() -> None:

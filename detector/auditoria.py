@@ -125,11 +125,14 @@ def fora_do_treino(fotos: pd.DataFrame, arquivo: str | os.PathLike | None) -> np
     de_cada |= {nome: nome for nome in fotos["arquivo"]}
     achadas = {nome: de_cada.get(nome, de_cada.get(_simples(nome))) for nome in nomes}
     fora = fotos["arquivo"].isin(achadas.values()).to_numpy()
-    print(f"FOTOS_FORA: {fora.sum()} fotos de {arquivo}")
+    no_treino = fotos["conjunto"] == "treino"
+    print(
+        f"FOTOS_FORA: {fora.sum()} fotos de {arquivo}: {(fora & no_treino).sum()} saem do treino; "
+        f"{(fora & ~no_treino).sum()} são da validação ou do teste, e ficam"
+    )
     if perdidas := [nome for nome, achada in achadas.items() if achada is None]:
         exemplos = f"{', '.join(perdidas[:3])}; nele, os nomes são como {fotos['arquivo'].iloc[0]}"
         print(f"  {len(perdidas)} linhas não são fotos deste dataset, como {exemplos}")
-    no_treino = fotos["conjunto"] == "treino"
     for rotulo, antes in fotos["rotulo"][no_treino].value_counts().items():
         if (ficam := (no_treino & ~fora & (fotos["rotulo"] == rotulo)).sum()) < antes / 2:
             raise ErroClaro(

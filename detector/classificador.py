@@ -35,8 +35,8 @@ class Veredito(dict):
 
     def __str__(self) -> str:
         chance = f"chance de ser um deles {self['chance_de_ser_um_deles']:.0%}"
-        parece = f"{self['parece']} (probabilidade {self['probabilidade']:.1%}, {chance})"
-        parece = parece.replace(".", ",")
+        probabilidade = f"{self['probabilidade']:.1%}".replace(".", ",")
+        parece = f"{self['parece']} (probabilidade {probabilidade}, {chance})"
         return f"{NENHUM}; parece {parece}" if self["classe"] == NENHUM else parece
 
     def _ipython_display_(self) -> None:
@@ -111,6 +111,8 @@ def abre(modelos: str | os.PathLike) -> Aberto:
         congelado = keras.models.clone_model(topo)  # a nota vem do topo como era, mesmo ajustado
         congelado = keras.Model(congelado.input, congelado.output, name="topo_congelado")
         p = modelo.get_layer("cabeca")(topo(mapa))
+    except (PermissionError, MemoryError) as erro:
+        raise ErroClaro(f"não consegui ler {arquivo} ({type(erro).__name__}: {erro}).") from erro
     except Exception as erro:  # o Keras levanta de tudo diante do que está danificado ou tem código
         raise ErroClaro(f"{arquivo} está danificado ou não é daqui; {DE_NOVO}.") from erro
     try:

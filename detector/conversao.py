@@ -16,7 +16,7 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.image_classification import cats_vs_dogs
 from tqdm import tqdm
 
-from detector import arquivos
+from detector import arquivos, pastas
 from detector.acervo import Foto
 from detector.ambiente import ErroClaro, sem_stderr
 from detector.fotos import abre_foto
@@ -41,7 +41,8 @@ class Copia(cats_vs_dogs.CatsVsDogs, skip_registration=True):
         super().__init__(data_dir=data_dir)
 
     def _info(self):
-        classes = sorted({foto.classe for foto in self.fotos})
+        classes = {foto.classe for foto in self.fotos}
+        classes = sorted(classes, key=lambda c: (pastas.tipo(c) == "dog", c))  # cachorro é a 1
         rotulo = {"label": tfds.features.ClassLabel(names=classes)}
         features = tfds.features.FeaturesDict(dict(super()._info().features) | rotulo)
         pares = ("image", "label")

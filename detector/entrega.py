@@ -159,8 +159,9 @@ def _completa(pasta: pathlib.Path) -> None:
         return
     if (decidida / LISTA).is_file():  # o último a sair: sem ele, já está tudo no lugar
         nomes = json.loads((decidida / LISTA).read_text(encoding="utf-8"))
-        for exportado in EXPORTADOS - set(nomes):  # é de outro modelo
-            (pasta / exportado).unlink(missing_ok=True)
+        if any((pasta / nome).exists() for nome in EXPORTADOS if nome.startswith(MODELO[:-6])):
+            for exportado in EXPORTADOS - set(nomes):  # é de outro modelo
+                (pasta / exportado).unlink(missing_ok=True)
         for nome in nomes:
             with contextlib.suppress(FileNotFoundError):  # este já foi
                 os.replace(decidida / nome, pasta / nome)

@@ -142,6 +142,8 @@ def _converte(
         with sem_stderr(), redirect_stdout(io.StringIO()), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # os conversores escrevem páginas
             return converte(rede, {"foto": pixels} | textos)
+    except (OSError, MemoryError) as erro:
+        raise ErroClaro(f"não consegui converter {nome}: {erro or 'falta memória'}.") from erro
     except Exception as erro:  # cada conversor tem os seus
         raise ErroClaro(
             f"o conversor não aceitou esta rede em {nome} ({type(erro).__name__}). "

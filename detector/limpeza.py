@@ -16,7 +16,7 @@ from IPython.utils.capture import capture_output
 from PIL import Image, ImageOps
 
 from detector import auditoria
-from detector.ambiente import ErroClaro
+from detector.ambiente import ErroClaro, no_disco
 from detector.arquivos import grava, trava
 from detector.figuras import mostra_fotos
 
@@ -46,7 +46,8 @@ def marca(arquivo: pathlib.Path, nome: str, qual: str) -> pd.DataFrame:
 
     O que outro kernel marcou nesse meio-tempo fica. Levanta ErroClaro se não pôde gravar.
     """
-    with trava(arquivo.with_name(".trava-marcas"), ""):
+    disco = no_disco("gravar em", arquivo.parent, "mude MODELOS")
+    with disco, trava(arquivo.with_name(".trava-marcas"), ""):
         marcas = le_marcas(arquivo)
         marcas = marcas[(marcas[FORA] != nome) & (marcas[CERTO] != nome)].reset_index(drop=True)
         if qual:

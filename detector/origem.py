@@ -139,7 +139,8 @@ def _do_usuario(onde: pathlib.Path, raiz: pathlib.Path) -> Builder:
     if preparado := _preparado_em(onde):
         return _cats_vs_dogs(preparado, None)
     if os.path.isfile(onde):
-        return _cats_vs_dogs(raiz, onde)
+        with acervo.do_zip(onde) as dentro:
+            return _das_fotos(dentro, onde, raiz)
     if os.path.isdir(onde):
         return _das_fotos(acervo.da_pasta(onde), onde, raiz)
     raise ErroClaro(

@@ -105,7 +105,7 @@ def test_as_fotos_de_um_csv_saem_mesmo_que_o_excel_o_tenha_salvado(
         fora = auditoria.fora_do_treino(fotos, tmp_path / "f.csv")
         assert fora.tolist() == [False, True, True]
         achadas, perdidas = capsys.readouterr().out.splitlines()
-        assert "2 fotos de" in achadas and "f.csv" in achadas
+        assert "2 fotos de" in achadas and "f.csv: 0 saem do treino; 2 são da val" in achadas
         assert "1 linhas não são fotos" in perdidas
         assert perdidas.endswith("como Cat/sumiu.jpg; nele, os nomes são como Cat/1.jpg")
 
