@@ -202,8 +202,8 @@ def ganho(m: dict, menos: tuple = ("congelado", "candidato", "controle")) -> str
     for fotos, v in m["comparacoes"].items():
         aceitos = [divisao["aceito"] for divisao in v["divisoes"]]
         dito = f"fine-tuning aceito em {sum(aceitos)} de {len(aceitos)} divisões"
-        fotos += f" ({dito if 'candidato' in v['modelos'] else 'sem fine-tuning'}; "
-        fotos += f"extração em {num(v['segundos_extracao'], 0)} s)"
+        quanto = f"; extração em {num(v['segundos_extracao'], 0)} s" if "2.000" in fotos else ""
+        fotos += f" ({dito if 'candidato' in v['modelos'] else 'sem fine-tuning'}{quanto})"
         for modelo in (modelo for modelo in v["modelos"] if modelo not in menos):
             medidas, muda = v["modelos"][modelo], v["modelos"][modelo]["muda"]
             acertos = "{passou_a_acertar} e {passou_a_errar}".format(**muda)
