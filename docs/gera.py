@@ -200,6 +200,8 @@ def licao_horas(m: dict) -> str:
 def ganho(m: dict, menos: tuple = ("congelado", "candidato", "controle")) -> str:
     linhas = [("fotos", "modelo", *AVALIA, "muda a log loss (intervalo de 95 %); acertos + e −")]
     for fotos, v in m["comparacoes"].items():
+        if menos and "amostra" in fotos:  # no README, só as fotos de verdade
+            continue
         aceitos = [divisao["aceito"] for divisao in v["divisoes"]]
         dito = f"fine-tuning aceito em {sum(aceitos)} de {len(aceitos)} divisões"
         quanto = f"; extração em {num(v['segundos_extracao'], 0)} s" if "2.000" in fotos else ""

@@ -166,7 +166,7 @@ def test_os_enderecos_das_paginas_existem_e_cada_imagem_e_a_que_o_notebook_mostr
 
 
 def test_o_readme_cabe_numa_leitura_e_a_tabela_de_parametros_e_a_do_notebook():
-    assert len(LEIAME.splitlines()) <= 240
+    assert len(LEIAME.splitlines()) <= 210
     exec(gera.celulas()["parameters"], {}, valores := {})
     tabela = LEIAME.partition("## Parâmetros")[2].partition("\n## ")[0]
     ditos = dict(re.findall(r"^\| `(\w+)` \| `?(.*?)`? \|", tabela, re.MULTILINE))
