@@ -1,6 +1,5 @@
 """O que os testes compartilham: dados, o notebook rodado inteiro, a comparação de resultados."""
 
-import datetime
 import hashlib
 import itertools
 import json
@@ -207,33 +206,24 @@ def gravacoes(modelos):
     return {a.name: a.stat().st_ino for a in modelos.glob("*-*.npz")}
 
 
-def linha_da_tabela(promessa, pastas, tentativas, sobreviveu, perdido):
-    """Uma linha da tabela de resistência; os resultados são comparados aqui, nunca supostos.
-
-    pastas: a maltratada, em que só pode faltar o que as lições medem, e a outra.
-    """
-    maltratada, outra = map(resultados, pastas)
-    assert maltratada.keys() >= {"teste", "validacao_cruzada", "limiar", "modelo", "ajuste_fino"}
-    fotos = sum(maltratada[f"n_{parte}"] for parte in ("treino", "validacao", "teste"))
-    linha = {"promessa": promessa, "fotos": fotos, "tentativas": tentativas}
-    iguais = maltratada.items() <= outra.items()
-    return linha | {"sobreviveu": sobreviveu, "mesmos_resultados": iguais, "perdido": perdido}
-
-
 @pytest.fixture
 def registra(record_property, request):
     """Anota uma linha da tabela de resistência, que aparece no fim dos testes."""
 
-    def anota(promessa, pasta, tentativas, sobreviveu, perdido):
+    def anota(promessa, modelos, tentativas, sobreviveu, perdido=""):
         """Anota e verifica que a pasta maltratada tem os resultados da que ninguém perturbou.
 
-        tentativas e sobreviveu: contados pelo teste. perdido: o que ele mediu, ou None.
+        tentativas, sobreviveu e perdido: contados e medidos pelo teste. Na pasta só pode faltar o
+        que as lições medem.
         """
         pronto = request.getfixturevalue("pronto")  # só agora: talvez outro processo a tenha feito
-        linha = linha_da_tabela(promessa, (pasta, pronto), tentativas, sobreviveu, perdido)
+        um, outro = resultados(modelos), resultados(pronto)
+        diferem = {medida for medida in um if um[medida] != outro.get(medida)}
+        linha = {"promessa": promessa, "tentativas": tentativas, "sobreviveu": sobreviveu}
+        linha |= {"mesmos_resultados": not diferem, "perdido": perdido}
         record_property("resistencia", linha)
-        um, outro = resultados(pasta), resultados(pronto)
-        assert linha["mesmos_resultados"], {k for k in um if um[k] != outro.get(k)}
+        assert um.keys() >= {"teste", "validacao_cruzada", "limiar", "modelo", "ajuste_fino"}
+        assert not diferem
 
     return anota
 
@@ -246,16 +236,9 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_terminal_summary(terminalreporter):
-    """A tabela de resistência; com GRAVA_RESISTENCIA no ambiente, também em docs/."""
+    """A tabela de resistência, com o que os testes contaram."""
     relatos = terminalreporter.getreports("passed") + terminalreporter.getreports("failed")
     anotados = [item for r in relatos if r.when == "call" for item in r.user_properties]
-    linhas = [valor for nome, valor in anotados if nome == "resistencia"]
-    if not linhas:
-        return
-    hoje = datetime.date.today().isoformat()
-    terminalreporter.section(f"resistência: detector {detector.__version__}, {hoje}")
-    terminalreporter.write_line(pd.DataFrame(linhas).to_string(index=False, na_rep="-"))
-    if os.environ.get("GRAVA_RESISTENCIA"):
-        tabela = {"data": hoje, "versao": detector.__version__, "linhas": linhas}
-        texto = json.dumps(tabela, indent=1, ensure_ascii=False) + "\n"
-        (RAIZ / "docs/resistencia.json").write_text(texto, encoding="utf-8")
+    if linhas := [valor for nome, valor in anotados if nome == "resistencia"]:
+        terminalreporter.section("resistência")
+        terminalreporter.write_line(pd.DataFrame(linhas).to_string(index=False))

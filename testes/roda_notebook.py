@@ -16,15 +16,13 @@ Sem argumentos, carrega as bibliotecas uma vez e fica à espera de linhas, cada 
 pedidos, que rodam ao mesmo tempo, cada um num processo novo, que já nasce com elas. No fim, diz FIM
 e o código de saída.
 
-LIMITE_DE_ARQUIVO, no ambiente: nenhum arquivo pode passar desse número de bytes, e a gravação falha
-no meio, como num disco cheio. Cada conexão tentada é dita, e quanto cada célula demorou.
+Cada conexão tentada é dita, e quanto cada célula demorou.
 """
 
 import importlib
 import json
 import os
 import pathlib
-import resource
 import signal
 import sys
 import threading
@@ -83,8 +81,6 @@ def roda(pedido: dict) -> None:
     os.environ.update(pedido.get("ambiente", {}))
     acoes = pedido.get("acoes", [])
     vigia([(trecho, vez) for acao, trecho, vez in acoes if acao == "mata-gravando"])
-    if limite := os.environ.get("LIMITE_DE_ARQUIVO"):
-        resource.setrlimit(resource.RLIMIT_FSIZE, (int(limite), int(limite)))
     kernel = InteractiveShell.instance(config=Config({"HistoryManager": {"enabled": False}}))
     fontes = editadas(pedido)
     if erradas := {tag for acao, tag, _ in acoes if acao in SINAIS} - fontes.keys():

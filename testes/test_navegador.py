@@ -144,7 +144,7 @@ def envia(pagina, arquivos):
 def grava_tela(nome, captura):
     """Vê se há algo na tela; com GRAVA_TELAS, grava em imagens/ o que se vê."""
     tela = de_png(captura)
-    assert 200 <= tela.shape[0] <= 1200 and 900 <= tela.shape[1] <= 1200 and tela.std() > 10
+    assert min(tela.shape[:2]) > 900 and tela.std() > 10
     if os.environ.get("GRAVA_TELAS"):
         PIL.Image.fromarray(tela).save(RAIZ / "imagens" / nome, optimize=True)
 
@@ -163,6 +163,7 @@ def test_seis_fotos_marcadas_saem_do_treino_depois_de_reiniciado_o_kernel(pagina
     for i in range(6):
         do_treino.get_by_role("button", name="tirar do treino").nth(i).click()
     expect(em_duvida).to_contain_text("6 para tirar do treino (0 são")
+    grava_tela("sessao_visualizacao.png", em_duvida.screenshot())
     escolhe(pagina, "Kernel", "Restart Kernel and Run All Cells…")
     pagina.locator(".jp-Dialog .jp-mod-accept").click()
     expect(celula(pagina, "publica").locator(".jp-OutputArea-output")).to_have_count(0)
@@ -184,6 +185,3 @@ def test_fotos_de_5_mb_pelo_botao_um_arquivo_qualquer_e_depois_uma_so(pagina, pa
     assert figuras_nao_brancas(resposta) == len(fotos)
     resposta = envia(pagina, {"minha_foto.png": fotos["foto1.bmp"]})
     expect(resposta.locator("img")).to_have_count(1, timeout=MINUTO)
-    escolhe(pagina, "View", "Collapse All Code")  # para que a seção caiba na janela
-    pagina.get_by_role("heading", name="A sua foto").evaluate("h => h.scrollIntoView()")
-    grava_tela("sessao_visualizacao.png", pagina.screenshot())

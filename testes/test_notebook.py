@@ -299,9 +299,3 @@ def test_duas_redes_unidas_vao_ate_o_fim(sessao, tmp_path):
     assert medidas["backbone"] == unidas["BACKBONE"] and medidas["corte"] is None
     assert medidas["ajuste_fino"] == "não se aplica" and medidas["motor"].startswith("keras")
     assert detector.carrega_classificador(tmp_path)(np.zeros((99, 99, 3), "uint8"))["classe"]
-
-
-def test_um_parametro_errado_e_uma_frase(sessao, tmp_path):
-    """Dado um parâmetro que não serve, a célula mostra uma frase, e não uma pilha."""
-    dita = frase(sessao(tmp_path, EPOCAS="vinte"))
-    assert dita == "EPOCAS = 'vinte': precisa ser um número inteiro, de 1 a 4294967295."
