@@ -75,10 +75,8 @@ def abre(chromium):  # noqa: F811
             def roda(tipo, dados, forma):
                 olhadas.append(np.array(dados, tipo).reshape(forma))
                 saidas = sessao.run(None, {"foto": olhadas[-1]})
-                ditas = {
-                    s.name: float(v[0, 0])
-                    for s, v in zip(sessao.get_outputs(), saidas, strict=True)
-                }
+                nomes = [saida.name for saida in sessao.get_outputs()]
+                ditas = dict(zip(nomes, np.ravel(saidas).tolist(), strict=True))
                 return [ditas["probabilidade"], ditas.get("nota")]
 
             celular = navegador.new_page(viewport={"width": 360, "height": 640})
@@ -133,8 +131,10 @@ def test_so_com_o_teclado_numa_tela_estreita_e_sem_recusar(tmp_path, runtime, ab
     entrega(tmp_path, com_cabeca=False)
     celular, _ = abre(exporta.escreve_pagina(tmp_path, runtime), {})
     expect(celular.get_by_role("status")).to_have_text("Pronto: escolha uma foto.")
-    celular.keyboard.press("Tab")
     with celular.expect_file_chooser() as janela:
+        celular.keyboard.press("Tab")
+        # Também espera a página saber que o diálogo é do teste: sem isto, o Enter chega antes.
+        expect(celular.get_by_role("button", name="Escolher fotos")).to_be_focused()
         celular.keyboard.press("Enter")
     janela.value.set_files([{"name": "a.png", "mimeType": "image/png", "buffer": FOTOS["0.png"]}])
     expect(celular.get_by_role("img", name="a foto a.png")).to_be_visible()
