@@ -34,20 +34,21 @@ export const InferenceSession = { create: async () => ({ run }) };
 ARQUIVOS = dict(zip(pagina.RUNTIME, (PROGRAMA, b"wasm"), strict=True))
 
 
-def foto(semente, formato="PNG", **opcoes):
-    """Os bytes de uma foto de 90 × 60 com quatro cores."""
+def foto(semente, alfa=None, **opcoes):
+    """O PNG de uma foto de 90 × 60 com quatro cores; alfa: o canal de uma transparente."""
     cores = np.random.default_rng(semente).integers(0, 256, (2, 2, 3)).astype("uint8")
     imagem = PIL.Image.fromarray(cores).resize((90, 60), PIL.Image.Resampling.BICUBIC)
-    if opcoes.pop("transparente", False):
-        imagem.putalpha(PIL.Image.linear_gradient("L").resize(imagem.size).point(lambda a: a & 128))
-    imagem.save(arquivo := io.BytesIO(), formato, **opcoes)
+    if alfa:
+        imagem.putalpha(alfa)
+    imagem.save(arquivo := io.BytesIO(), "PNG", **opcoes)
     return arquivo.getvalue()
 
 
 DEITADA = PIL.Image.Exif()
 DEITADA[0x0112] = 6
+LISTRAS = PIL.Image.linear_gradient("L").resize((90, 60)).point(lambda a: a & 128)
 FOTOS = {f"{i}.png": foto(i) for i in range(6)}
-FOTOS |= {"deitada.png": foto(6, exif=DEITADA), "transparente.png": foto(9, transparente=True)}
+FOTOS |= {"deitada.png": foto(6, exif=DEITADA), "transparente.png": foto(9, alfa=LISTRAS)}
 
 
 @pytest.fixture
