@@ -1,6 +1,5 @@
 """Gato, cachorro ou nenhum dos dois: o que uma execução do notebook deixou, pronto para usar."""
 
-import importlib
 import os
 import pathlib
 import sys
@@ -11,6 +10,7 @@ import keras
 import numpy as np
 import pandas as pd
 import tensorflow as tf
+from scipy.special import logit
 from tqdm import tqdm
 
 from detector import arquivos, dados, entrega, imagenet
@@ -29,8 +29,8 @@ class Veredito(dict):
 
     classe: uma das classes ou "nenhum dos dois". parece: a mais provável das classes, mesmo quando
     a resposta é "nenhum dos dois". probabilidade: a de `parece`, de 0,5 a 1.
-    chance_de_ser_um_deles: de 0 a 1, quanto o backbone acha que há na foto uma das classes.
-    probabilidades: {classe: probabilidade}. No atributo `foto`, a foto aberta.
+    chance_de_ser_um_deles: de 0 a 1, quanto o backbone acha que há na foto uma das classes. No
+    atributo `foto`, a foto aberta.
     """
 
     def __str__(self) -> str:
@@ -62,11 +62,9 @@ def guarda(
     """
     entrega.abre_em_qualquer_keras(rascunho / entrega.MODELO)
     topo = {f"topo{i}": peso for i, peso in enumerate(topo_congelado.get_weights())}
-    arquivos.guarda_arrays(
-        rascunho / entrega.DO_CLASSIFICADOR,
-        arquivos.digesto(modelo.get_weights()),
-        **{"classes": classes, "prova": prova, "limiar": limiar} | conhecidas.arrays() | topo,
-    )
+    extras = {"classes": classes, "prova": prova, "limiar": limiar} | conhecidas.arrays() | topo
+    digest = arquivos.digesto(modelo.get_weights())
+    arquivos.guarda_arrays(rascunho / entrega.DO_CLASSIFICADOR, digest, **extras)
 
 
 def confere(p_arquivo: np.ndarray, p_mapas: np.ndarray) -> None:
@@ -75,16 +73,17 @@ def confere(p_arquivo: np.ndarray, p_mapas: np.ndarray) -> None:
     p_arquivo: (k,), o que ele disse das primeiras fotos. p_mapas: (n,), n ≥ k, o que o topo disse
     dos mapas delas, que podem vir de um motor menos preciso: por isso se compara a mediana.
     """
-    de_um, de_outro = (np.clip(p, 1e-6, 1 - 1e-6) for p in (p_arquivo, p_mapas[: len(p_arquivo)]))
-    distancia = float(np.median(np.abs(np.log(de_um / (1 - de_um) * (1 - de_outro) / de_outro))))
-    diferentes = int(np.sum((de_um > 0.5) != (de_outro > 0.5)))
-    limite = f"distância mediana {num(distancia)} (o limite é {num(MAIOR_DISTANCIA, 1)})"
-    print(f"arquivo e mapas: decisões diferentes {diferentes} de {len(p_arquivo)} fotos; {limite}")
-    if not distancia <= MAIOR_DISTANCIA:
+    p_mapas = p_mapas[: len(p_arquivo)]
+    logits = logit(np.clip([p_arquivo, p_mapas], 1e-6, 1 - 1e-6))
+    distancia = float(np.median(np.abs(logits[0] - logits[1])))
+    dita = f"{num(distancia)} (o limite é {num(MAIOR_DISTANCIA, 1)})"
+    diferentes = np.sum((p_arquivo > 0.5) != (p_mapas > 0.5))
+    fotos = f"{diferentes} de {len(p_arquivo)} fotos"
+    print(f"arquivo e mapas: decisões diferentes {fotos}; distância mediana {dita}")
+    if not distancia <= MAIOR_DISTANCIA:  # escrito assim, recusa também NaN
         raise ErroClaro(
-            f"o modelo gravado não dá as respostas que os mapas dão (distância {num(distancia)}; o "
-            f"limite é {num(MAIOR_DISTANCIA, 1)}). Ele foi mudado depois de gravado, ou o leitor "
-            "das fotos não é o que treinou: rode o notebook inteiro de novo."
+            f"o modelo gravado não dá as respostas que os mapas dão: a distância é {dita}. Ele foi "
+            f"mudado depois de gravado, ou o leitor das fotos não é o que treinou; {DE_NOVO}."
         )
 
 
@@ -108,9 +107,9 @@ def abre(modelos: str | os.PathLike) -> Aberto:
         modelo = keras.models.load_model(arquivo, compile=False, safe_mode=True)
         foto = keras.Input((dados.LADO, dados.LADO, 3), dtype="float32", name="foto")
         mapa, topo = modelo.get_layer("base")(foto), modelo.get_layer("topo")
-        congelado = keras.models.clone_model(topo)  # a nota vem do topo como era, mesmo ajustado
-        congelado = keras.Model(congelado.input, congelado.output, name="topo_congelado")
         p = modelo.get_layer("cabeca")(topo(mapa))
+        copia = keras.models.clone_model(topo)  # a nota vem do topo como era, mesmo ajustado
+        congelado = keras.Model(copia.input, copia.output, name="topo_congelado")
     except (PermissionError, MemoryError) as erro:
         raise ErroClaro(f"não consegui ler {arquivo} ({type(erro).__name__}: {erro}).") from erro
     except Exception as erro:  # o Keras levanta de tudo diante do que está danificado ou tem código
@@ -121,13 +120,11 @@ def abre(modelos: str | os.PathLike) -> Aberto:
         raise ErroClaro(f"{extras} está danificado ou não é deste modelo; {DE_NOVO}.") from erro
     agora, antes = dados.prova(dados.le), salvo["prova"]
     if antes.shape != agora.shape or not np.allclose(antes, agora, atol=1e-3):
-        outra = "um leitor diferente de `detector.dados.le`"
-        raise ErroClaro(f"o modelo de {modelos} foi treinado com {outra}; {DE_NOVO}.")
+        outro = "um leitor diferente de `detector.dados.le`"
+        raise ErroClaro(f"o modelo de {modelos} foi treinado com {outro}; {DE_NOVO}.")
     congelado.set_weights([salvo[f"topo{i}"] for i in range(len(congelado.weights))])
-    rede, conhecidas = (
-        keras.Model(foto, [p, congelado(mapa)]),
-        imagenet.Conhecidas.dos_arrays(salvo),
-    )
+    rede = keras.Model(foto, [p, congelado(mapa)])
+    conhecidas = imagenet.Conhecidas.dos_arrays(salvo)
     return Aberto(rede, conhecidas, float(salvo["limiar"]), salvo["classes"].tolist())
 
 
@@ -162,7 +159,6 @@ def carrega_classificador(modelos: str | os.PathLike) -> Callable[..., Veredito]
             probabilidade=max(p, 1 - p),
             parece=parece,
             chance_de_ser_um_deles=imagenet.chance(nota),
-            probabilidades={classes[0]: 1 - p, classes[1]: p},
         )
         veredito.foto = imagem
         return veredito
@@ -181,52 +177,3 @@ def classifica_varias(
         except ErroClaro as erro:
             linhas.append({"arquivo": str(caminho), "erro": str(erro), "classe": ""})
     return pd.DataFrame(linhas, columns=COLUNAS)
-
-
-def botao(classifica: Callable[..., Veredito]) -> Any:
-    """Botão do Jupyter e do Colab para escolher fotos; cada uma aparece embaixo, com a resposta.
-
-    No Jupyter, as fotos escolhidas vão numa mensagem só; se ela passa do limite do servidor, nada
-    chega até aqui, e por isso o botão diz antes o que cabe. No Colab, quem envia é ele mesmo.
-    """
-    import ipywidgets
-    from IPython.display import display
-
-    saida, aviso = ipywidgets.Output(), ipywidgets.HTML()
-
-    def responde(novas: list[tuple[str, bytes]]) -> None:
-        saida.clear_output()
-        with saida:
-            for nome, conteudo in novas:
-                print(f"{nome}:")
-                try:
-                    display(classifica(bytes(conteudo), nome))
-                except ErroClaro as erro:
-                    print(erro)
-
-    def do_jupyter(mudanca: dict) -> None:
-        novas = mudanca["new"]  # tupla de dicts no ipywidgets 8; dict de dicts no 7
-        if isinstance(novas, dict):
-            novas = [{"name": nome, **nova} for nome, nova in novas.items()]
-        responde([(nova["name"], nova["content"]) for nova in novas])
-
-    def do_colab(_: Any) -> None:
-        responde([*importlib.import_module("google.colab.files").upload().items()])
-
-    if "google.colab" in sys.modules:
-        seletor = ipywidgets.Button(description="Escolher fotos", icon="upload")
-        seletor.on_click(do_colab)
-    else:
-        seletor = ipywidgets.FileUpload(
-            accept="image/*,.heic",
-            multiple=True,
-            description="Escolher fotos",
-            layout={"width": "auto"},  # cabe também o número das escolhidas
-        )
-        seletor.observe(do_jupyter, "value")
-        aviso.value = (
-            "De uma vez cabem 10 MB, umas duas fotos de celular; com o Jupyter aberto por "
-            "<code>make jupyter</code>, 300 MB. Se passar disso, nada aparece: rode esta célula "
-            "de novo e escolha menos."
-        )
-    return ipywidgets.VBox([seletor, aviso, saida])

@@ -4,7 +4,6 @@ import io
 import os
 import pathlib
 import tempfile
-import time
 import warnings
 import zipfile
 from collections.abc import Callable
@@ -17,16 +16,16 @@ import pandas as pd
 import tensorflow as tf
 from keras import ops
 
-from detector import arquivos, classificador, entrega, pagina
-from detector.ambiente import ErroClaro, sem_stderr
+from detector import arquivos, classificador, pagina
+from detector.ambiente import EXPORTAM, ErroClaro, sem_stderr
 from detector.dados import LADO, redimensiona_img
 from detector.imagenet import Conhecidas
 
 # Sem isto o ONNX Runtime abre conexões para contar ao fabricante que foi usado.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
+DA_PAGINA = "detector_dogs_cats_0a255.onnx"  # recebe uma foto de qualquer tamanho
 MAIOR_DIFERENCA = 1e-3  # na probabilidade
-THREADS = os.cpu_count() or 1  # as mesmas para os dois formatos, ou as velocidades enganariam
 UMA = (1, LADO, LADO, 3)  # no celular, uma foto por vez
 DE_0_A_1 = f"float32 (n, {LADO}, {LADO}, 3), RGB, de 0 a 1; em LiteRT, n = 1"
 DE_0_A_255 = f"uint8 de 0 a 255, RGB: ONNX (altura, largura, 3); LiteRT (1, {LADO}, {LADO}, 3)"
@@ -37,49 +36,40 @@ def exporta(rascunho: pathlib.Path, fotos: tf.data.Dataset, p_keras: np.ndarray)
     """Grava em `rascunho`, do modelo que há lá, dois LiteRT, dois ONNX, as classes e a página.
 
     Os `_0a255` recebem uint8 e dão também a nota. fotos: até umas centenas, em [0, 1]. p_keras:
-    (n,), o que o modelo diz delas. Devolve uma linha por arquivo, comparado com ele e cronometrado
-    com uma foto por vez.
+    (n,), o que o modelo diz delas. Devolve uma linha por arquivo, comparado com ele, foto a foto.
     Levanta ErroClaro, e não grava o arquivo, se falta um pacote, se o conversor não aceita a rede
     ou se alguma probabilidade se afasta da do Keras mais que 0,001.
     """
-    for exportado in entrega.EXPORTADOS:  # se algo não der certo, o de antes não passa por ele
-        (rascunho / exportado).unlink(missing_ok=True)
     rede, textos = _com_nota(rascunho)
-    so_p = keras.Model(rede.input, {"probabilidade": rede.output["probabilidade"]})
-    lotes = [*fotos.batch(1).as_numpy_iterator()]
-    fotos_uint8 = np.rint(np.concatenate(lotes) * 255).astype("uint8")
-    p_uint8 = rede.predict(fotos_uint8 / np.float32(255), verbose=0)["probabilidade"][:, 0]
-    lotes_uint8 = fotos_uint8[:, np.newaxis]
+    float32 = np.stack([*fotos.as_numpy_iterator()])
+    uint8 = np.rint(float32 * 255).astype("uint8")
+    p_uint8 = rede.predict(uint8 / np.float32(255), verbose=0)["probabilidade"][:, 0]
     linhas = []
-    for sufixo, converte, rede_dele, entram, p_certa in (
-        (".tflite", _litert, _recebe(so_p, batch_shape=UMA), lotes, p_keras),
-        (".onnx", _onnx, so_p, lotes, p_keras),
-        ("_0a255.tflite", _litert, _recebe(rede, _divide, batch_shape=UMA), lotes_uint8, p_uint8),
-        ("_0a255.onnx", _onnx, _recebe(rede, _prepara, shape=(None, 3)), fotos_uint8, p_uint8),
-    ):
-        nome = f"detector_dogs_cats{sufixo}"
-        conteudo, roda = _converte(converte, rede_dele, textos, nome)
-        roda(entram[0])  # a primeira vez inclui preparar-se
-        inicio = time.perf_counter()
-        p = np.concatenate([roda(foto)[:, 0] for foto in entram])
-        segundos = time.perf_counter() - inicio
-        diferenca = float(np.abs(p - p_certa).max())
-        if not diferenca <= MAIOR_DIFERENCA:  # escrito assim, recusa também NaN
+    for nome, rede_dele in _redes(rede).items():
+        conteudo, roda = _converte(nome, rede_dele, textos)
+        de_255 = rede_dele.input.dtype == "uint8"
+        entram, p_certa = (uint8, p_uint8) if de_255 else (float32, p_keras)
+        if len(rede_dele.input.shape) == 4:  # um lote de uma foto, e não só a foto
+            entram = entram[:, np.newaxis]
+        p = np.ravel([roda(foto) for foto in entram])
+        linha = {"arquivo": nome, "MB": round(len(conteudo) / 1e6, 1)}
+        linha["maior_diferenca"] = float(np.abs(p - p_certa).max())
+        linha["decisoes_diferentes"] = int(np.sum((p > 0.5) != (p_certa > 0.5)))
+        if not linha["maior_diferenca"] <= MAIOR_DIFERENCA:  # escrito assim, recusa também NaN
             raise ErroClaro(
                 f"{nome} não foi gravado: numa foto de teste a sua probabilidade está a "
-                f"{diferenca:.4f} da que o Keras dá. Use EXPORTAR = False, ou outro BACKBONE."
+                f"{linha['maior_diferenca']:.4f} da do Keras. Use EXPORTAR = False, ou outro "
+                "BACKBONE."
             )
         arquivos.grava(rascunho / nome, conteudo)
-        diferentes = int(np.sum((p > 0.5) != (p_certa > 0.5)))
-        medidas = (diferenca, diferentes, round(len(p) / segundos))
-        linhas.append((nome, round(len(conteudo) / 1e6, 1), *medidas))
+        linhas.append(linha)
     arquivos.grava(rascunho / "classes.txt", f"{textos['classes']}\n".encode())
-    arquivos.grava(rascunho / pagina.NOME, pagina.monta(conteudo))
-    colunas = "arquivo MB maior_diferenca decisoes_diferentes fotos_por_segundo"
-    return pd.DataFrame(linhas, columns=colunas.split())
+    da_pagina = (rascunho / DA_PAGINA).read_bytes()
+    arquivos.grava(rascunho / pagina.NOME, pagina.monta(da_pagina, textos))
+    return pd.DataFrame(linhas)
 
 
-def escreve_pagina(modelos: str, runtime: str | None = None) -> pathlib.Path:
+def escreve_pagina(modelos: str | os.PathLike, runtime: str | None = None) -> pathlib.Path:
     """Grava `pagina.html` em `modelos`, do que o notebook deixou lá; devolve o caminho dela.
 
     runtime: a pasta `dist` do onnxruntime-web, para a página não precisar da internet. Levanta
@@ -87,9 +77,9 @@ def escreve_pagina(modelos: str, runtime: str | None = None) -> pathlib.Path:
     """
     rede, textos = _com_nota(pathlib.Path(modelos))
     programa = pagina.le_runtime(runtime) if runtime else {}
-    rede = _recebe(rede, _prepara, shape=(None, 3))
-    html = pagina.monta(_converte(_onnx, rede, textos, pagina.NOME)[0], programa)
-    arquivos.grava(destino := pathlib.Path(modelos, pagina.NOME), html)
+    modelo, _ = _converte(DA_PAGINA, _redes(rede)[DA_PAGINA], textos)
+    destino = pathlib.Path(modelos, pagina.NOME)
+    arquivos.grava(destino, pagina.monta(modelo, textos, programa))
     return destino
 
 
@@ -109,46 +99,46 @@ def _nota(vetor: keras.KerasTensor, conhecidas: Conhecidas) -> keras.KerasTensor
     """A conta de `imagenet.nota`, (n, 1), com operações que os dois conversores aceitam."""
     dentro = np.isin(np.arange(1000), conhecidas.indices)
     grupos = np.stack([dentro, ~dentro], axis=1).astype("float32")
-    soma, fim = 0, 0
+    notas, fim = [], 0
     for kernel, bias in conhecidas.cabecas:
-        parte, fim = vetor[:, fim : fim + len(kernel)], fim + len(kernel)
-        chances = ops.softmax(ops.matmul(parte, kernel) + bias)
-        soma = soma + ops.log(ops.matmul(chances, grupos))
-    return (soma[:, :1] - soma[:, 1:]) / len(conhecidas.cabecas)
+        inicio, fim = fim, fim + len(kernel)
+        chances = ops.softmax(ops.matmul(vetor[:, inicio:fim], kernel) + bias)
+        dos_grupos = ops.log(ops.matmul(chances, grupos))
+        notas.append(dos_grupos[:, :1] - dos_grupos[:, 1:])
+    return sum(notas) / len(notas)
 
 
-def _recebe(rede: keras.Model, prepara: Callable | None = None, **forma) -> keras.Model:
-    """A mesma rede, com outra entrada: se `prepara` a deixa pronta, ela é uint8, em 0–255."""
-    foto = keras.Input(**forma, dtype="uint8" if prepara else "float32", name="foto")
-    return keras.Model(foto, rede(keras.layers.Lambda(prepara)(foto) if prepara else foto))
+def _redes(rede: keras.Model) -> dict[str, keras.Model]:
+    """{arquivo: a rede, com a entrada que ele recebe}."""
+    so_p = keras.Model(rede.input, {"probabilidade": rede.output["probabilidade"]})
+    uma = keras.Input(batch_shape=UMA, name="foto")
+    uma_de_255 = keras.Input(batch_shape=UMA, dtype="uint8", name="foto")
+    divide = keras.layers.Rescaling(1 / 255)  # só isto: o LiteRT não tem o resize bicúbico
+    qualquer = keras.Input((None, 3), dtype="uint8", name="foto")  # no eixo do lote, a altura
+    prepara = keras.layers.Lambda(lambda foto: redimensiona_img(foto, 0)[0][tf.newaxis])
+    return {
+        "detector_dogs_cats.tflite": keras.Model(uma, so_p(uma)),
+        "detector_dogs_cats.onnx": so_p,
+        "detector_dogs_cats_0a255.tflite": keras.Model(uma_de_255, rede(divide(uma_de_255))),
+        DA_PAGINA: keras.Model(qualquer, rede(prepara(ops.cast(qualquer, "float32")))),
+    }
 
 
-def _divide(lote: tf.Tensor) -> tf.Tensor:  # o LiteRT não tem o resize bicúbico
-    return tf.cast(lote, tf.float32) / 255
-
-
-def _prepara(foto: tf.Tensor) -> tf.Tensor:  # para o Keras, o eixo do lote dela é a altura
-    return redimensiona_img(tf.cast(foto, tf.float32), 0)[0][tf.newaxis]
-
-
-def _converte(
-    converte: Callable, rede: keras.Model, textos: dict[str, str], nome: str
-) -> tuple[bytes, Roda]:
+def _converte(nome: str, rede: keras.Model, textos: dict[str, str]) -> tuple[bytes, Roda]:
     """O conteúdo do arquivo, com os textos dentro, e quem o roda."""
-    if faltam := [pacote for pacote in ("tf2onnx", "onnx", "onnxruntime") if not find_spec(pacote)]:
+    if faltam := [pacote for pacote in EXPORTAM if not find_spec(pacote)]:
         raise ErroClaro(f"para exportar, rode: python -m pip install {' '.join(faltam)}")
+    converte = _litert if nome.endswith(".tflite") else _onnx
     pixels = DE_0_A_255 if rede.input.dtype == "uint8" else DE_0_A_1
     try:
         with sem_stderr(), redirect_stdout(io.StringIO()), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # os conversores escrevem páginas
             return converte(rede, {"foto": pixels} | textos)
-    except (OSError, MemoryError) as erro:
-        raise ErroClaro(f"não consegui converter {nome}: {erro or 'falta memória'}.") from erro
-    except Exception as erro:  # cada conversor tem os seus
-        raise ErroClaro(
-            f"o conversor não aceitou esta rede em {nome} ({type(erro).__name__}). "
-            "Use EXPORTAR = False, ou outro BACKBONE."
-        ) from erro
+    except Exception as erro:  # da falta de espaço aos de cada conversor
+        causa, conselho = type(erro).__name__, "Use EXPORTAR = False, ou outro BACKBONE"
+        if isinstance(erro, OSError | MemoryError):
+            causa, conselho = str(erro) or causa, "Libere disco ou memória e rode de novo"
+        raise ErroClaro(f"não consegui converter em {nome} ({causa}). {conselho}.") from erro
 
 
 def _litert(rede: keras.Model, textos: dict[str, str]) -> tuple[bytes, Roda]:
@@ -157,7 +147,7 @@ def _litert(rede: keras.Model, textos: dict[str, str]) -> tuple[bytes, Roda]:
         for nome, texto in textos.items():
             zip_.writestr(f"{nome}.txt", texto)
     conteudo = memoria.getvalue()
-    roda = tf.lite.Interpreter(model_content=conteudo, num_threads=THREADS).get_signature_runner()
+    roda = tf.lite.Interpreter(model_content=conteudo).get_signature_runner()
     return conteudo, lambda foto: roda(foto=foto)["probabilidade"]
 
 
@@ -170,8 +160,6 @@ def _onnx(rede: keras.Model, textos: dict[str, str]) -> tuple[bytes, Roda]:
         rede.export(f"{pasta}/modelo.onnx", format="onnx", verbose=False)
         convertida = onnx.load(f"{pasta}/modelo.onnx")
     onnx.helper.set_model_props(convertida, textos)
-    conteudo, opcoes = convertida.SerializeToString(), onnxruntime.SessionOptions()
-    opcoes.intra_op_num_threads = THREADS
-    sessao = onnxruntime.InferenceSession(conteudo, opcoes, providers=["CPUExecutionProvider"])
-    nome = sessao.get_inputs()[0].name
-    return conteudo, lambda foto: sessao.run(["probabilidade"], {nome: foto})[0]
+    conteudo = convertida.SerializeToString()
+    sessao = onnxruntime.InferenceSession(conteudo, providers=["CPUExecutionProvider"])
+    return conteudo, lambda foto: sessao.run(["probabilidade"], {"foto": foto})[0]

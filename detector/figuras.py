@@ -120,9 +120,11 @@ def outras_coisas() -> dict[str, np.ndarray]:
     eixo.bar(range(6), [3, 5, 2, 8, 6, 4], color=AZUL)
     texto = Figure(figsize=(4, 4), facecolor="white")
     texto.text(0.5, 0.5, "Isto não é\num gato.", fontsize=30, ha="center", va="center")
-    casas = (np.indices((8, 8)).sum(axis=0) % 2 * 255).astype("uint8")
+    casas = (np.indices((8, 8, 3))[:2].sum(axis=0) % 2 * 255).astype("uint8")
     imagens = {"templo": load_sample_image("china.jpg"), "flor": load_sample_image("flower.jpg")}
     with get_sample_data("grace_hopper.jpg") as pessoa:
         arquivos = {"pessoa": pessoa, "gráfico": _png(grafico), "texto": _png(texto)}
-        imagens |= {nome: np.asarray(Image.open(a).convert("RGB")) for nome, a in arquivos.items()}
-    return imagens | {"xadrez": casas.repeat(32, 0).repeat(32, 1)[..., None].repeat(3, -1)}
+        for nome, arquivo in arquivos.items():
+            imagens[nome] = np.asarray(Image.open(arquivo).convert("RGB"))
+    imagens["xadrez"] = casas.repeat(32, axis=0).repeat(32, axis=1)
+    return imagens

@@ -6,7 +6,6 @@ import json
 import os
 import pathlib
 from collections.abc import Mapping
-from types import MappingProxyType
 
 import numpy as np
 
@@ -21,17 +20,20 @@ RUNTIME = {  # os arquivos dele e o SHA-256 de cada um, que o navegador confere 
 }
 
 
-def monta(conteudo: bytes, programa: Mapping[str, bytes] = MappingProxyType({})) -> bytes:
-    """O HTML, em UTF-8, de um ONNX `_0a255` de `exporta`, com os pesos em float16.
+def monta(
+    onnx: bytes, textos: Mapping[str, str], programa: Mapping[str, bytes] | None = None
+) -> bytes:
+    """O HTML, em UTF-8, com o modelo dentro.
 
-    programa: o de `le_runtime`, para ir dentro; vazio, a página o busca na internet.
+    onnx, textos: o `_0a255` de `exporta`, e o que ele diz de si. programa: o de `le_runtime`, para
+    ir dentro também; None, e a página o busca na internet.
     """
-    modelo, textos = _em_float16(conteudo)
     sabe = {"classes": textos["classes"].split("\n"), "limiar": float(textos.get("limiar", 0))}
-    sabe = json.dumps(sabe | {"cdn": CDN, "integridade": RUNTIME}).replace("<", "\\u003c")
-    blocos = [f'<script type="application/json" id="sabe">{sabe}</script>']
-    for nome, bytes_ in {"modelo": modelo, **programa}.items():
-        texto = base64.b64encode(bytes_).decode()
+    sabe |= {"cdn": CDN, "integridade": RUNTIME}
+    sem_tags = json.dumps(sabe).replace("<", "\\u003c")
+    blocos = [f'<script type="application/json" id="sabe">{sem_tags}</script>']
+    for nome, conteudo in {"modelo": _em_float16(onnx), **(programa or {})}.items():
+        texto = base64.b64encode(conteudo).decode()
         blocos.append(f'<script type="text/plain" id="{nome}">{texto}</script>')
     html = pathlib.Path(__file__).with_name(NOME).read_text("utf-8")
     html = html.replace("(de onde vem o programa)", "" if programa else CDN)
@@ -53,15 +55,15 @@ def le_runtime(pasta: str | os.PathLike) -> dict[str, bytes]:
     return lidos
 
 
-def _em_float16(conteudo: bytes) -> tuple[bytes, dict[str, str]]:
-    """O mesmo ONNX, com metade dos bytes (a conta continua em float32), e os seus metadados."""
+def _em_float16(conteudo: bytes) -> bytes:
+    """O mesmo ONNX, com metade dos bytes: os pesos em float16, a conta ainda em float32."""
     import onnx
 
     modelo = onnx.load_model_from_string(conteudo)
-    for peso in modelo.graph.initializer:
-        if peso.data_type == onnx.TensorProto.FLOAT and np.prod(peso.dims) > 1000:
-            nome, array = peso.name, onnx.numpy_helper.to_array(peso).astype("float16")
-            peso.CopyFrom(onnx.numpy_helper.from_array(array, f"{nome}_16"))
-            para_32 = onnx.helper.make_node("Cast", [peso.name], [nome], to=onnx.TensorProto.FLOAT)
-            modelo.graph.node.insert(0, para_32)
-    return modelo.SerializeToString(), {p.key: p.value for p in modelo.metadata_props}
+    grandes = [peso for peso in modelo.graph.initializer if np.prod(peso.dims) > 1000]
+    for peso in grandes:
+        nome, array = peso.name, onnx.numpy_helper.to_array(peso)
+        peso.CopyFrom(onnx.numpy_helper.from_array(array.astype("float16"), f"{nome}_16"))
+        para_32 = onnx.helper.make_node("Cast", [peso.name], [nome], to=onnx.TensorProto.FLOAT)
+        modelo.graph.node.insert(0, para_32)
+    return modelo.SerializeToString()

@@ -1,11 +1,8 @@
 """`classifica`: o que ela responde, e o que ela se recusa a carregar."""
 
-import io
 import json
 import pathlib
 import shutil
-import sys
-import types
 
 import keras
 import numpy as np
@@ -71,16 +68,16 @@ def classifica(modelos):
 
 
 @pytest.mark.parametrize("classe", CORES)
-def test_a_resposta_diz_a_classe_o_que_parece_e_as_chances(classifica, classe):
+def test_a_resposta_diz_a_classe_o_que_parece_e_as_chances(classifica, classe, capsys):
     veredito = classifica(foto(CORES[classe]))
     assert veredito["classe"] == classe and veredito["parece"] in ("gato", "cachorro")
     assert classe in (veredito["parece"], "nenhum dos dois")
-    probabilidades = veredito["probabilidades"]
-    assert sum(probabilidades.values()) == pytest.approx(1)
-    assert veredito["probabilidade"] == probabilidades[veredito["parece"]] >= 0.5
+    assert 0.5 <= veredito["probabilidade"] <= 1
     assert (veredito["chance_de_ser_um_deles"] > 0.5) == (classe != "nenhum dos dois")
     assert str(veredito).startswith(classe) and "\n" not in str(veredito)
     assert json.loads(json.dumps(veredito)) == veredito
+    veredito._ipython_display_()
+    assert str(veredito) in capsys.readouterr().out, "o que se lê no Jupyter, embaixo da foto"
 
 
 def test_o_bicho_no_meio_de_outra_coisa_e_achado_no_segundo_olhar(classifica, modelos):
@@ -103,21 +100,6 @@ def test_a_nota_nao_muda_se_o_topo_foi_ajustado(tmp_path):
     assert azul["probabilidade"] > 0.9
 
 
-def test_o_retrato_do_celular_e_julgado_e_mostrado_em_pe(classifica, tmp_path, capsys):
-    """Deitado, com a orientação no EXIF: o mesmo que a foto já em pé."""
-    y, x = np.indices((1000, 750))
-    em_pe = PIL.Image.fromarray(np.stack([y // 4, x // 6, 0 * x], 2).astype("uint8"))
-    exif = PIL.Image.Exif()
-    exif[274] = 6
-    em_pe.rotate(90, expand=True).save(tmp_path / "rex.jpg", exif=exif, quality=95)
-    veredito, certo = classifica(tmp_path / "rex.jpg"), classifica(em_pe)
-    assert veredito.foto.shape == (512, 384, 3), "a foto que aparece na tela"
-    assert np.abs(veredito.foto.astype(int) - certo.foto).mean() < 2
-    assert veredito["probabilidade"] == pytest.approx(certo["probabilidade"], abs=0.01)
-    veredito._ipython_display_()
-    assert str(veredito) in capsys.readouterr().out, "o que se lê no Jupyter"
-
-
 def test_varias_fotos_viram_uma_tabela_e_as_ruins_nao_param_as_outras(classifica, tmp_path):
     for nome, cor in (("a.png", "red"), ("c.png", "blue")):
         foto(cor).save(tmp_path / nome)
@@ -127,42 +109,6 @@ def test_varias_fotos_viram_uma_tabela_e_as_ruins_nao_param_as_outras(classifica
     assert tabela["arquivo"].tolist() == [str(tmp_path / n) for n in ("a.png", "b.txt", "c.png")]
     assert tabela["classe"].tolist() == ["gato", "", "nenhum dos dois"]
     assert tabela["erro"].str.startswith("b.txt não é uma foto").tolist() == [False, True, False]
-
-
-def envia(seletor, versao, nome, dados):
-    if versao == 8:
-        arquivo = {"name": nome, "type": "", "size": len(dados), "last_modified": 0}
-        seletor.set_state({"value": [arquivo | {"content": memoryview(dados)}]})
-    else:
-        valor = {nome: {"metadata": {"name": nome}, "content": dados}}
-        seletor.notify_change({"name": "value", "new": valor, "owner": seletor, "type": "change"})
-
-
-@pytest.mark.parametrize("ipywidgets", [7, 8])
-def test_o_botao_responde_a_cada_foto_escolhida(classifica, tmp_path, capsys, ipywidgets):
-    seletor, cabe, _ = classificador.botao(classifica).children
-    assert "cabem 10 MB" in cabe.value and "300 MB" in cabe.value
-    foto("red").save(tmp_path / "rex.png")
-    envia(seletor, ipywidgets, "rex.png", (tmp_path / "rex.png").read_bytes())
-    dito = capsys.readouterr().out
-    assert "rex.png" in dito and "gato" in dito
-    envia(seletor, ipywidgets, "leia-me.txt", b"nao sou uma foto")
-    assert "leia-me.txt não é uma foto" in capsys.readouterr().out
-
-
-def test_no_colab_as_fotos_vem_pelo_envio_dele_depois_do_clique(classifica, capsys, monkeypatch):
-    """Dado o Colab, a célula não espera por ninguém: o envio só abre quando se clica."""
-    png = io.BytesIO()
-    foto("red").save(png, "PNG")
-    enviadas = {"rex.png": png.getvalue(), "leia-me.txt": b"nao sou uma foto"}
-    envio = types.SimpleNamespace(upload=lambda: enviadas)
-    for nome in ("google.colab", "google.colab.files"):
-        monkeypatch.setitem(sys.modules, nome, envio)
-    seletor, *_ = classificador.botao(classifica).children
-    assert capsys.readouterr().out == ""
-    seletor.click()
-    dito = capsys.readouterr().out
-    assert "rex.png:" in dito and "gato" in dito and "leia-me.txt não é uma foto" in dito
 
 
 def de_um_lambda(pasta):
@@ -176,14 +122,15 @@ def outro_leitor(builder, fatia):
     return dados.le(builder, fatia).map(lambda img, label: (img * 2 - 1, label))
 
 
-BYTES = {
-    "vazio": lambda dados: b"",
-    "pela metade": lambda dados: dados[: len(dados) // 2],
-    "com um bit trocado": lambda dados: (
-        dados[: (meio := len(dados) // 2)] + bytes([dados[meio] ^ 1]) + dados[meio + 1 :]
-    ),
-    "que é uma página": lambda dados: b"<!DOCTYPE html><html>404</html>",
-}
+def com_um_bit_trocado(dados):
+    meio = len(dados) // 2
+    return dados[:meio] + bytes([dados[meio] ^ 1]) + dados[meio + 1 :]
+
+
+def reescreve(arquivo, estraga):
+    return lambda p: (p / arquivo).write_bytes(estraga((p / arquivo).read_bytes()))
+
+
 ESTRAGOS = {
     "sem arquivo": lambda p: (p / MODELO).unlink(),
     "de outra execução": lambda p: faz_modelo(peso=7.0).save(p / MODELO),
@@ -191,20 +138,18 @@ ESTRAGOS = {
     "com um Lambda": de_um_lambda,
     "de outro leitor": lambda p: entrega(p, leitor=outro_leitor),
 }
+for arquivo in (MODELO, DO_CLASSIFICADOR):
+    ESTRAGOS[f"{arquivo} vazio"] = reescreve(arquivo, lambda dados: b"")
+    ESTRAGOS[f"{arquivo} pela metade"] = reescreve(arquivo, lambda dados: dados[: len(dados) // 2])
+    ESTRAGOS[f"{arquivo} com um bit trocado"] = reescreve(arquivo, com_um_bit_trocado)
 DITO = {"sem arquivo": "`make`", "de outro leitor": "um leitor diferente"}
 
 
-@pytest.mark.parametrize("arquivo", [MODELO, DO_CLASSIFICADOR])
-@pytest.mark.parametrize("estrago", [*BYTES, *ESTRAGOS])
-def test_o_que_nao_e_uma_entrega_inteira_e_recusado(
-    arquivo, estrago, modelos, tmp_path, monkeypatch, capfd
-):
+@pytest.mark.parametrize("estrago", ESTRAGOS)
+def test_o_que_nao_e_uma_entrega_inteira_e_recusado(estrago, modelos, tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(modelos, tmp_path, dirs_exist_ok=True)
-    if estrago in BYTES:
-        (tmp_path / arquivo).write_bytes(BYTES[estrago]((tmp_path / arquivo).read_bytes()))
-    else:
-        ESTRAGOS[estrago](tmp_path)
+    ESTRAGOS[estrago](tmp_path)
     capfd.readouterr()
     with pytest.raises(ErroClaro, match=DITO.get(estrago, "rode o notebook")) as recusa:
         detector.carrega_classificador(tmp_path)

@@ -34,20 +34,21 @@ export const InferenceSession = { create: async () => ({ run }) };
 ARQUIVOS = dict(zip(pagina.RUNTIME, (PROGRAMA, b"wasm"), strict=True))
 
 
-def foto(semente, formato="PNG", **opcoes):
-    """Os bytes de uma foto de 90 × 60 com quatro cores."""
+def foto(semente, alfa=None, **opcoes):
+    """O PNG de uma foto de 90 × 60 com quatro cores; alfa: o canal de uma transparente."""
     cores = np.random.default_rng(semente).integers(0, 256, (2, 2, 3)).astype("uint8")
     imagem = PIL.Image.fromarray(cores).resize((90, 60), PIL.Image.Resampling.BICUBIC)
-    if opcoes.pop("transparente", False):
-        imagem.putalpha(PIL.Image.linear_gradient("L").resize(imagem.size).point(lambda a: a & 128))
-    imagem.save(arquivo := io.BytesIO(), formato, **opcoes)
+    if alfa:
+        imagem.putalpha(alfa)
+    imagem.save(arquivo := io.BytesIO(), "PNG", **opcoes)
     return arquivo.getvalue()
 
 
 DEITADA = PIL.Image.Exif()
 DEITADA[0x0112] = 6
+LISTRAS = PIL.Image.linear_gradient("L").resize((90, 60)).point(lambda a: a & 128)
 FOTOS = {f"{i}.png": foto(i) for i in range(6)}
-FOTOS |= {"deitada.png": foto(6, exif=DEITADA), "transparente.png": foto(9, transparente=True)}
+FOTOS |= {"deitada.png": foto(6, exif=DEITADA), "transparente.png": foto(9, alfa=LISTRAS)}
 
 
 @pytest.fixture
@@ -75,10 +76,8 @@ def abre(chromium):  # noqa: F811
             def roda(tipo, dados, forma):
                 olhadas.append(np.array(dados, tipo).reshape(forma))
                 saidas = sessao.run(None, {"foto": olhadas[-1]})
-                ditas = {
-                    s.name: float(v[0, 0])
-                    for s, v in zip(sessao.get_outputs(), saidas, strict=True)
-                }
+                nomes = [saida.name for saida in sessao.get_outputs()]
+                ditas = dict(zip(nomes, np.ravel(saidas).tolist(), strict=True))
                 return [ditas["probabilidade"], ditas.get("nota")]
 
             celular = navegador.new_page(viewport={"width": 360, "height": 640})
@@ -133,8 +132,10 @@ def test_so_com_o_teclado_numa_tela_estreita_e_sem_recusar(tmp_path, runtime, ab
     entrega(tmp_path, com_cabeca=False)
     celular, _ = abre(exporta.escreve_pagina(tmp_path, runtime), {})
     expect(celular.get_by_role("status")).to_have_text("Pronto: escolha uma foto.")
-    celular.keyboard.press("Tab")
     with celular.expect_file_chooser() as janela:
+        celular.keyboard.press("Tab")
+        # Também espera a página saber que o diálogo é do teste: sem isto, o Enter chega antes.
+        expect(celular.get_by_role("button", name="Escolher fotos")).to_be_focused()
         celular.keyboard.press("Enter")
     janela.value.set_files([{"name": "a.png", "mimeType": "image/png", "buffer": FOTOS["0.png"]}])
     expect(celular.get_by_role("img", name="a foto a.png")).to_be_visible()

@@ -1,9 +1,11 @@
-"""As fotos em dúvida, marcadas com cliques: o que fica no disco e o que se vê sem navegador."""
+"""O que se clica no notebook: as fotos em dúvida, e o botão da sua foto."""
 
 import base64
 import io
 import json
 import multiprocessing
+import sys
+import types
 
 import numpy as np
 import pandas as pd
@@ -12,7 +14,7 @@ import pytest
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
 
-from detector import auditoria, limpeza
+from detector import auditoria, widgets
 from detector.ambiente import ErroClaro
 
 CLASSES = ["gato", "cachorro"]
@@ -22,13 +24,13 @@ FOTOS["conjunto"] = ["treino"] * 20 + ["teste"] * 5
 
 def abre(modelos, quantas=25):
     """O painel de gatos que o modelo chama de cachorro; o primeiro e o último são cópias."""
-    suspeitas = auditoria.suspeitas(FOTOS, ["gato", "cachorro"], np.full(25, 0.98), [(0, 24)], [])
+    suspeitas = auditoria.suspeitas(FOTOS, CLASSES, np.full(25, 0.98), [(0, 24)], [])
     suspeitas = suspeitas[:quantas].join(FOTOS["conjunto"])
 
     def pega(linhas):
         return [np.full((40, 60, 3), 10 * i, "uint8") for i in linhas]
 
-    return limpeza.Painel(suspeitas, ["gato", "cachorro"], pega, modelos)
+    return widgets.Painel(suspeitas, CLASSES, pega, modelos)
 
 
 def clica(painel, i, texto):
@@ -43,12 +45,12 @@ def marcadas(painel):
 
 def test_cada_clique_esta_no_disco_e_a_proxima_execucao_o_le(tmp_path, capsys):
     """Dadas fotos marcadas, só as de "tirar do treino" saem, e o painel reaberto as mostra."""
-    assert limpeza.marcadas(tmp_path) is None
+    assert widgets.marcadas(tmp_path) is None
     painel = abre(tmp_path)
     for i, texto in ((0, "tirar do treino"), (1, "o rótulo está certo"), (2, "tirar do treino")):
         clica(painel, i, texto)
     clica(painel, 2, "não sei")
-    fora = auditoria.fora_do_treino(FOTOS, limpeza.marcadas(tmp_path))
+    fora = auditoria.fora_do_treino(FOTOS, widgets.marcadas(tmp_path))
     assert fora.nonzero()[0].tolist() == [0] and "1 fotos" in capsys.readouterr().out
     de_novo = abre(tmp_path)
     assert marcadas(de_novo)[:3] == ["tirar do treino", "o rótulo está certo", "não sei"]
@@ -75,7 +77,7 @@ def test_o_painel_abre_onde_se_parou_e_diz_o_que_nao_muda(tmp_path):
 
 def marca_dez(modelos, quem):
     for i in range(10):
-        limpeza.marca(modelos / "fotos_fora.csv", f"{quem}-{i}.jpg", limpeza.FORA)
+        widgets.marca(modelos / "fotos_fora.csv", f"{quem}-{i}.jpg", widgets.FORA)
 
 
 def test_dois_kernels_que_marcam_ao_mesmo_tempo_nao_perdem_nada(tmp_path):
@@ -85,7 +87,7 @@ def test_dois_kernels_que_marcam_ao_mesmo_tempo_nao_perdem_nada(tmp_path):
         processo.start()
     for processo in quem:
         processo.join()
-    marcas = limpeza.le_marcas(limpeza.marcadas(tmp_path))
+    marcas = widgets.le_marcas(widgets.marcadas(tmp_path))
     assert len(marcas) == marcas["arquivo"].nunique() == 20
     assert {item.name for item in tmp_path.iterdir()} <= {"fotos_fora.csv", ".trava-marcas"}
 
@@ -95,7 +97,7 @@ def test_o_que_o_excel_salvou_por_cima_continua_valendo(tmp_path):
     linhas = "arquivo;rotulo_certo;motivo\ngatos/vovó 3.jpg;;borrada\n"
     (tmp_path / "fotos_fora.csv").write_text(linhas, encoding="utf-8-sig")
     clica(abre(tmp_path), 0, "tirar do treino")
-    marcas = pd.read_csv(limpeza.marcadas(tmp_path))
+    marcas = pd.read_csv(widgets.marcadas(tmp_path))
     assert marcas["arquivo"].tolist() == ["gatos/vovó 3.jpg", "gatos/vovó 0.jpg"]
     assert marcas["motivo"][0] == "borrada"
 
@@ -122,3 +124,39 @@ def test_sem_navegador_aparece_a_figura(tmp_path, quantas):
     assert figura.width > 600 and (np.asarray(figura).std() > 10 or not quantas)
     assert "botões" in saida.data["text/plain"] and len(json.dumps(saida.data)) < 300_000
     assert "model_id" in str(saida.data)
+
+
+def do_ipywidgets_7(seletor, fotos):
+    novas = {nome: {"metadata": {"name": nome}, "content": dados} for nome, dados in fotos.items()}
+    seletor.notify_change({"name": "value", "new": novas, "owner": seletor, "type": "change"})
+
+
+def do_ipywidgets_8(seletor, fotos):
+    comum = {"type": "", "size": 0, "last_modified": 0}
+    novas = [{"name": n, "content": memoryview(d)} | comum for n, d in fotos.items()]
+    seletor.set_state({"value": novas})
+
+
+def do_colab(seletor, fotos):
+    seletor.click()
+
+
+@pytest.mark.parametrize("escolhe", [do_ipywidgets_7, do_ipywidgets_8, do_colab])
+def test_o_botao_responde_a_cada_foto_escolhida(escolhe, capsys, monkeypatch):
+    """No Colab, o envio é o dele, e só abre com o clique; no Jupyter, diz-se antes quanto cabe."""
+    fotos = {"rex.png": b"foto de um gato", "leia-me.txt": b"texto"}
+
+    def classifica(conteudo, nome):
+        if not conteudo.startswith(b"foto"):
+            raise ErroClaro(f"{nome} não é uma foto")
+        return conteudo.decode()
+
+    if escolhe is do_colab:
+        for modulo in ("google.colab", "google.colab.files"):
+            monkeypatch.setitem(sys.modules, modulo, types.SimpleNamespace(upload=lambda: fotos))
+    seletor, *outros = widgets.botao(classifica).children
+    assert capsys.readouterr().out == ""
+    assert escolhe is do_colab or "cabem 10 MB" in outros[0].value
+    escolhe(seletor, fotos)
+    dito = capsys.readouterr().out
+    assert "rex.png:" in dito and "foto de um gato" in dito and "leia-me.txt não é uma foto" in dito

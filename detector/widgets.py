@@ -1,15 +1,18 @@
-"""Limpar o treino com cliques: as fotos em dúvida, botões em cada uma, e as marcas em disco.
+"""O que se clica no notebook: as fotos em dúvida, para limpar o treino, e o botão da sua foto.
 
-As marcas são um CSV em MODELOS. Na coluna `arquivo` estão as fotos que saem do treino, e é essa a
-que FOTOS_FORA lê; em `rotulo_certo`, as que a pessoa olhou e confirmou.
+As marcas das fotos em dúvida são um CSV em MODELOS. Na coluna `arquivo` estão as que saem do
+treino, e é essa a que FOTOS_FORA lê; em `rotulo_certo`, as que a pessoa olhou e confirmou.
 """
 
 import html
+import importlib
 import io
 import pathlib
+import sys
 from collections.abc import Callable
 
 import ipywidgets
+import numpy as np
 import pandas as pd
 from IPython.display import display
 from IPython.utils.capture import capture_output
@@ -25,6 +28,9 @@ BOTOES = {"o rótulo está certo": CERTO, "tirar do treino": FORA, "não sei": "
 POR_PAGINA, LADO = 12, 150  # fotos; pixels de cada uma
 ESTILO = "white-space: pre-line; line-height: 1.4; overflow-wrap: anywhere"  # CSS
 ARQUIVO = "fotos_fora.csv"
+AVISO = """De uma vez cabem 10 MB, umas duas fotos de celular; com o Jupyter aberto por
+<code>make jupyter</code>, 300 MB. Se passar disso, nada aparece: rode esta célula de novo e
+escolha menos."""
 
 
 def marcadas(modelos: pathlib.Path) -> pathlib.Path | None:
@@ -73,19 +79,22 @@ class Painel:
         self.segue = ipywidgets.Button(description="seguintes →")
         self.volta.on_click(lambda _: self.abre(self.pagina - 1))
         self.segue.on_click(lambda _: self.abre(self.pagina + 1))
+        passos = ipywidgets.HBox([self.volta, self.segue])
+        self.tudo = ipywidgets.VBox([self.conta, self.grade, passos])
         faltam = ~suspeitas["arquivo"].isin(le_marcas(self.arquivo)[[FORA, CERTO]].stack())
         self.abre(int(faltam.argmax()) // POR_PAGINA if len(faltam) else 0)
 
     def _ipython_display_(self) -> None:
         """O navegador escolhe o widget; o papermill e o GitHub, uma figura da mesma página."""
-        passos = ipywidgets.HBox([self.volta, self.segue])
-        tudo = ipywidgets.VBox([self.conta, self.grade, passos])
-        with capture_output() as figura:
+        with capture_output() as dito:
             mostra_fotos(self.fotos, self.titulos)
-        pacote = {tipo: dado for saida in figura.outputs for tipo, dado in saida.data.items()}
-        pacote["text/plain"] = "(no Jupyter, cada foto aparece com botões)"
-        widget = {"version_major": 2, "version_minor": 0, "model_id": tudo.model_id}
-        display(pacote | {"application/vnd.jupyter.widget-view+json": widget}, raw=True)
+        [figura] = dito.outputs
+        widget = {"version_major": 2, "version_minor": 0, "model_id": self.tudo.model_id}
+        formatos = {
+            "text/plain": "(no Jupyter, cada foto aparece com botões)",
+            "application/vnd.jupyter.widget-view+json": widget,
+        }
+        display(figura.data | formatos, raw=True)
 
     def abre(self, pagina: int) -> None:
         """Mostra uma página; a primeira é a 0."""
@@ -94,22 +103,25 @@ class Painel:
         self.volta.disabled = pagina == 0
         self.segue.disabled = (pagina + 1) * POR_PAGINA >= len(self.suspeitas)
         marcas = le_marcas(self.arquivo)
-        gravadas = {nome: qual for qual in (FORA, CERTO) for nome in marcas[qual].dropna()}
         cartoes = []
         for foto, linha in zip(self.fotos, linhas.itertuples(index=False, name=None), strict=True):
             nome, rotulo, p, motivo, conjunto = linha
             modelo = f"{self.classes[p > 0.5]} ({max(p, 1 - p):.0%})"
             self.titulos.append(f"rótulo: {rotulo}\nmodelo: {modelo}")
-            dito = html.escape(f"{self.titulos[-1]}\n{conjunto}; {motivo}\n{nome}")
-            jpeg = io.BytesIO()
-            ImageOps.pad(Image.fromarray(foto), (LADO, LADO), color="white").save(jpeg, "JPEG")
-            botoes = ipywidgets.ToggleButtons(options=BOTOES, value=gravadas.get(nome, ""))
-            botoes.observe(lambda muda, nome=nome: self._marca(nome, muda["new"]), "value")
-            vista = ipywidgets.Image(value=jpeg.getvalue(), format="jpeg")
-            legenda = ipywidgets.HTML(f'<div style="{ESTILO}">{dito}</div>')
-            cartoes.append(ipywidgets.VBox([vista, legenda, botoes], layout={"width": "170px"}))
+            legenda = f"{self.titulos[-1]}\n{conjunto}; {motivo}\n{nome}"
+            gravada = next((qual for qual in (FORA, CERTO) if nome in {*marcas[qual]}), "")
+            cartoes.append(self._cartao(foto, legenda, nome, gravada))
         self.grade.children = cartoes
         self._conta(marcas)
+
+    def _cartao(self, foto: np.ndarray, legenda: str, nome: str, gravada: str) -> ipywidgets.VBox:
+        jpeg = io.BytesIO()
+        ImageOps.pad(Image.fromarray(foto), (LADO, LADO), color="white").save(jpeg, "JPEG")
+        vista = ipywidgets.Image(value=jpeg.getvalue(), format="jpeg")
+        texto = ipywidgets.HTML(f'<div style="{ESTILO}">{html.escape(legenda)}</div>')
+        botoes = ipywidgets.ToggleButtons(options=BOTOES, value=gravada)
+        botoes.observe(lambda muda: self._marca(nome, muda["new"]), "value")
+        return ipywidgets.VBox([vista, texto, botoes], layout={"width": "170px"})
 
     def _marca(self, nome: str, qual: str) -> None:
         try:
@@ -118,10 +130,49 @@ class Painel:
             self.conta.value = html.escape(f"ERRO: {erro}")
 
     def _conta(self, marcas: pd.DataFrame) -> None:
-        certas, fora = (self.suspeitas["arquivo"].isin(marcas[qual]) for qual in (CERTO, FORA))
-        ficam = self.suspeitas["conjunto"][fora].isin(["validação", "teste"]).sum()
+        certas = self.suspeitas["arquivo"].isin(marcas[CERTO])
+        fora = self.suspeitas["arquivo"].isin(marcas[FORA])
+        ficam = self.suspeitas["conjunto"][fora].isin(["validação", "teste"])
         self.conta.value = html.escape(
             f"Página {self.pagina + 1} das {len(self.suspeitas)} fotos em dúvida: {certas.sum()} "
-            f"certas, {fora.sum()} para tirar do treino ({ficam} são da validação ou do teste, e "
-            f"ficam). Cada clique já está em {self.arquivo}, para a próxima execução."
+            f"certas, {fora.sum()} para tirar do treino ({ficam.sum()} são da validação ou do "
+            f"teste, e ficam). Cada clique já está em {self.arquivo}, para a próxima execução."
         )
+
+
+def botao(classifica: Callable[..., dict]) -> ipywidgets.VBox:
+    """Botão do Jupyter e do Colab para escolher fotos; cada uma aparece embaixo, com a resposta.
+
+    No Jupyter, as fotos escolhidas vão numa mensagem só; se ela passa do limite do servidor, nada
+    chega até aqui, e por isso o botão diz antes o que cabe. No Colab, quem envia é ele mesmo.
+    """
+    saida = ipywidgets.Output()
+
+    @saida.capture(clear_output=True)
+    def responde(fotos: dict[str, bytes]) -> None:
+        for nome, conteudo in fotos.items():
+            print(f"{nome}:")
+            try:
+                display(classifica(bytes(conteudo), nome))
+            except ErroClaro as erro:
+                print(erro)
+
+    def do_jupyter(mudanca: dict) -> None:
+        novas = mudanca["new"]  # tupla de dicts no ipywidgets 8; dict de dicts no 7
+        if isinstance(novas, dict):
+            novas = [{"name": nome, **nova} for nome, nova in novas.items()]
+        responde({nova["name"]: nova["content"] for nova in novas})
+
+    if "google.colab" in sys.modules:
+        envio = importlib.import_module("google.colab.files")
+        seletor = ipywidgets.Button(description="Escolher fotos", icon="upload")
+        seletor.on_click(lambda _: responde(envio.upload()))
+        return ipywidgets.VBox([seletor, saida])
+    seletor = ipywidgets.FileUpload(
+        accept="image/*,.heic",
+        multiple=True,
+        description="Escolher fotos",
+        layout={"width": "auto"},  # cabe também o número das escolhidas
+    )
+    seletor.observe(do_jupyter, "value")
+    return ipywidgets.VBox([seletor, ipywidgets.HTML(AVISO), saida])
