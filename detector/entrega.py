@@ -14,8 +14,10 @@ import sys
 import tempfile
 import time
 import zipfile
+from collections import Counter
 from collections.abc import Iterator, Mapping
 
+import h5py
 import numpy as np
 
 from detector import ambiente
@@ -30,6 +32,7 @@ EXPORTADOS = {"detector_dogs_cats.tflite", "detector_dogs_cats.onnx", "classes.t
 EXPORTADOS |= {"detector_dogs_cats_0a255.tflite", "detector_dogs_cats_0a255.onnx"}
 PUBLICANDO, LISTA = ".publicando", ".lista.json"
 NOVIDADES = {"input_axes": None, "output_axes": None, "quantization_config": None}
+SEM_DATA, PESOS = "1980-01-01@00:00:00", "model.weights.h5"
 NOVIDADES |= {"renorm": False, "renorm_clipping": None, "renorm_momentum": 0.99}
 GUARDADO = re.compile(r"\w+-[0-9a-f]{12}(-\d+)?\.(npz|dados)")  # .dados: da versão 2.0
 
@@ -93,22 +96,50 @@ def rascunho() -> pathlib.Path:
 
 
 def abre_em_qualquer_keras(arquivo: pathlib.Path) -> None:
-    """Tira de um `.keras` as opções que o Keras 3.11 recusa e que estão no valor de sempre.
+    """Tira de um `.keras` o que o Keras 3.11 recusa e o que muda de uma gravação para outra.
 
-    O Keras 3.15 as escreve em todo modelo; sem elas, o mesmo modelo abre do 3.11 em diante.
+    O Keras 3.15 escreve em todo modelo opções novas: no valor de sempre, sem elas o mesmo modelo
+    abre do 3.11 em diante. E escreve a hora, endereços de memória e, no nome do que não tem nome,
+    quantos já foram feitos: sem isso, o mesmo modelo dá os mesmos bytes.
     """
+    with zipfile.ZipFile(arquivo) as velho:
+        partes = {nome: velho.read(nome) for nome in velho.namelist()}
+    metadados = json.loads(partes["metadata.json"]) | {"date_saved": SEM_DATA}
+    partes["metadata.json"] = json.dumps(metadados).encode()
+    partes["config.json"] = _sem_novidades(partes["config.json"]).encode()
+    pesos = io.BytesIO()
+    with h5py.File(io.BytesIO(partes[PESOS])) as de, h5py.File(pesos, "w") as para:
+        for nome in de:
+            de.copy(nome, para, without_attrs=True)  # neles só há os nomes, que o Keras não lê
+    partes[PESOS] = pesos.getvalue()
     conteudo = io.BytesIO()
-    with zipfile.ZipFile(arquivo) as velho, zipfile.ZipFile(conteudo, "w") as novo:
-        for item in velho.infolist():
-            dentro = velho.read(item)
-            if item.filename == "config.json":
-                dentro = json.dumps(json.loads(dentro, object_hook=_sem_novidades)).encode()
-            novo.writestr(item, dentro)
+    with zipfile.ZipFile(conteudo, "w") as novo:
+        for nome, parte in partes.items():
+            novo.writestr(zipfile.ZipInfo(nome), parte)  # com a data de sempre, 1/1/1980
     grava(arquivo, conteudo.getvalue())
 
 
-def _sem_novidades(opcoes: dict) -> dict:
-    return {k: v for k, v in opcoes.items() if k not in NOVIDADES or v != NOVIDADES[k]}
+def _sem_novidades(config: bytes) -> str:
+    """A configuração de um modelo, igual para quem a grava num Keras ou noutro, hoje ou amanhã."""
+    novos, quantos, enderecos = {}, Counter(), {}
+
+    def muda(objeto: dict) -> dict:
+        nome = objeto["config"].get("name", "") if isinstance(objeto.get("config"), dict) else ""
+        da_classe = re.sub(r"_\d+$", "", nome)  # "dense" e "dense_3", de Dense
+        if (
+            nome
+            and nome not in novos
+            and da_classe.replace("_", "") == objeto["class_name"].lower()
+        ):
+            numero = quantos[da_classe]
+            novos[nome] = f"{da_classe}_{numero}" if numero else da_classe
+            quantos[da_classe] += 1
+        return {k: v for k, v in objeto.items() if k not in NOVIDADES or v != NOVIDADES[k]}
+
+    texto = json.dumps(json.loads(config, object_hook=muda))
+    texto = re.sub(r'"(\w+)"', lambda achado: f'"{novos.get(achado[1], achado[1])}"', texto)
+    endereco = r'(?<="shared_object_id": )\d+'
+    return re.sub(endereco, lambda a: str(enderecos.setdefault(a[0], len(enderecos))), texto)
 
 
 def publica(rascunho: pathlib.Path, pasta: pathlib.Path, medidas: Medidas) -> None:

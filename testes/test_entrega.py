@@ -144,6 +144,34 @@ def test_o_modelo_gravado_nao_tem_as_opcoes_que_o_keras_mais_velho_recusa(tmp_pa
     assert np.array_equal(keras.models.load_model(tmp_path / "m.keras")(x), modelo(x))
 
 
+def test_o_mesmo_modelo_gravado_noutra_sessao_da_os_mesmos_bytes(tmp_path):
+    """A hora, os endereços de memória e quantas camadas já tinham sido feitas não aparecem."""
+    gravados, vivos = [], []
+    for vez in (1, 3):
+        keras.backend.clear_session()
+        keras.config.set_dtype_policy("float32")  # outro objeto, noutro endereço
+        vivos += [keras.layers.Dense(1) for _ in range(vez)]
+        cabeca = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2), keras.layers.Dense(1)])
+        cabeca.compile("adam", "binary_crossentropy")
+        foto = keras.Input((4,), name="foto")
+        modelo = keras.Model(foto, cabeca(keras.layers.Dense(4, name="mapa_2")(foto)))
+        modelo.set_weights([np.full(peso.shape, 0.5) for peso in modelo.weights])
+        modelo.save(arquivo := tmp_path / f"{vez}.keras")
+        with zipfile.ZipFile(arquivo) as bruto:
+            hora = json.loads(bruto.read("metadata.json"))["date_saved"]
+        entrega.abre_em_qualquer_keras(arquivo)
+        entrega.abre_em_qualquer_keras(arquivo)  # de novo não muda nada
+        with zipfile.ZipFile(arquivo) as limpo:
+            assert {item.date_time for item in limpo.infolist()} == {(1980, 1, 1, 0, 0, 0)}
+        gravados.append(arquivo.read_bytes())
+        assert hora.encode() not in gravados[-1]
+        aberto, x = keras.models.load_model(arquivo), np.ones((1, 4), "float32")
+        assert np.array_equal(aberto(x), modelo(x))
+        assert aberto.get_layer("mapa_2"), "o nome que alguém deu, fica"
+        vivos.append(modelo)
+    assert gravados[0] == gravados[1]
+
+
 def test_limpar_so_apaga_o_que_a_ultima_execucao_nao_usou(tmp_path):
     sobras = ["vetores-0123456789ab-000000.npz", "cabeca-0123456789ab-003.npz", ".incompleto-7-x"]
     da_pessoa = ["minhas-notas.npz", "gatos.npz", "foto-0123456789ab.png"]
