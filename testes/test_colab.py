@@ -118,7 +118,7 @@ def test_o_que_esta_no_drive_pede_o_drive(monkeypatch, nome, valor, pede):
     drive = types.SimpleNamespace(mount=pedidos.append)
     monkeypatch.setitem(sys.modules, "google.colab", drive)
     monkeypatch.setitem(sys.modules, "google.colab.drive", drive)
-    monkeypatch.setattr(detector.entrega, "abre_pasta", lambda pasta: pedidos.append(pasta))
+    monkeypatch.setattr(detector.comeco, "abre_pasta", lambda pasta: pedidos.append(pasta))
     parametros = {"MODELOS": "modelos", "BACKBONE": "EfficientNetLite0", "SEMENTE": 0, nome: valor}
-    detector.entrega.comeca(parametros)
+    detector.comeca(parametros)
     assert pedidos == [*pede, parametros["MODELOS"]], "o Drive antes da pasta"
