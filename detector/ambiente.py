@@ -22,16 +22,8 @@ from urllib.parse import urlsplit
 CONSELHOS = dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "Libere espaço")
 CONSELHOS |= dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "Acerte a permissão")
 NO_PIP = {"PIL": "pillow", "sklearn": "scikit-learn"}  # os outros têm o nome com que se importam
-BIBLIOTECAS = (
-    "tensorflow",
-    "tensorflow_datasets",
-    "keras",
-    "numpy",
-    "pandas",
-    "matplotlib",
-    "scipy",
-)
-BIBLIOTECAS += ("openvino", "tqdm", "requests", *NO_PIP)
+BIBLIOTECAS = ("tensorflow", "tensorflow_datasets", "keras", "numpy", "pandas", "matplotlib")
+BIBLIOTECAS += ("scipy", "openvino", "tqdm", "requests", *NO_PIP)
 CPUINFO = pathlib.Path("/proc/cpuinfo")
 
 
@@ -123,8 +115,7 @@ def carrega_tensorflow() -> None:
         return
     confere_processador()
     confere_vizinhos()
-    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
-    os.environ.update(KERAS_BACKEND="tensorflow", TF_USE_LEGACY_KERAS="0")
+    os.environ.update(KERAS_BACKEND="tensorflow", TF_USE_LEGACY_KERAS="0", TF_CPP_MIN_LOG_LEVEL="3")
     with _sem_interrupcao(), sem_stderr():
         importa("tensorflow")
         importa("keras")
@@ -194,10 +185,9 @@ def prepara(semente: int) -> None:
     """
     carrega_tensorflow()
     keras, tf = importa("keras"), importa("tensorflow")
-    if keras.config.backend() != "tensorflow":
-        raise ErroClaro(
-            f"o Keras está usando o {keras.config.backend()}. Reinicie o kernel e rode de novo."
-        )
+    usado = keras.config.backend()
+    if usado != "tensorflow":
+        raise ErroClaro(f"o Keras está usando o {usado}. Reinicie o kernel e rode de novo.")
     keras.backend.clear_session()
     keras.config.set_dtype_policy("float32")
     keras.config.set_floatx("float32")
@@ -207,5 +197,4 @@ def prepara(semente: int) -> None:
     tf.config.experimental.enable_op_determinism()
     tf.get_logger().setLevel("ERROR")
     importa("matplotlib").rcdefaults()
-    # Nas contas pequenas do scikit-learn, duas threads se esperam.
-    importa("threadpoolctl").threadpool_limits(1, "blas")
+    importa("threadpoolctl").threadpool_limits(1, "blas")  # em contas pequenas, duas se esperam

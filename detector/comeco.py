@@ -18,14 +18,8 @@ from detector.metricas import Medidas
 
 MOTORES = ("auto", "keras", "openvino")
 TEXTOS = ("DATASET", "DATA_DIR", "ARQUIVO_ZIP", "MODELOS", "BACKBONE", "FOTOS_FORA")
-MINIMOS = {
-    "TAMANHO_LOTE": 1,
-    "EPOCAS": 1,
-    "EPOCAS_AJUSTE_FINO": 0,
-    "MAX_IMAGENS": 20,
-    "SEMENTE": 0,
-    "THREADS": 1,
-}
+MINIMOS = {"TAMANHO_LOTE": 1, "EPOCAS": 1, "EPOCAS_AJUSTE_FINO": 0, "MAX_IMAGENS": 20}
+MINIMOS |= {"SEMENTE": 0, "THREADS": 1}
 PODEM_SER_NONE = ("DATA_DIR", "ARQUIVO_ZIP", "FOTOS_FORA", "MAX_IMAGENS")
 EXPORTAM = ("tf2onnx", "onnx", "onnxruntime")
 SEM_ESPACO = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # só quem grava os vê

@@ -29,14 +29,9 @@ CONVERTIDOS |= {"detector_dogs_cats.onnx", "detector_dogs_cats_0a255.onnx"}
 EXPORTADOS = CONVERTIDOS | {"classes.txt", "pagina.html"}
 PUBLICANDO, LISTA = ".publicando", ".lista.json"
 PESOS = "model.weights.h5"  # o nome deles dentro de um .keras
-NOVIDADES = {  # o que o Keras 3.15 escreve em todo modelo, e o valor de sempre
-    "input_axes": None,
-    "output_axes": None,
-    "quantization_config": None,
-    "renorm": False,
-    "renorm_clipping": None,
-    "renorm_momentum": 0.99,
-}
+# O que o Keras 3.15 escreve em todo modelo, e o valor de sempre.
+NOVIDADES = {"input_axes": None, "output_axes": None, "quantization_config": None}
+NOVIDADES |= {"renorm": False, "renorm_clipping": None, "renorm_momentum": 0.99}
 # .dados: da versão 2.0. Um .incompleto é de quem morreu gravando.
 GUARDADO = re.compile(r"\w+-[0-9a-f]{12}(-\d+)?\.(npz|dados)|\.incompleto-.+")
 
