@@ -98,11 +98,11 @@ def confere_processador() -> set[str]:
 def confere_vizinhos() -> None:
     """Levanta ErroClaro se um arquivo daqui seria carregado no lugar de uma biblioteca."""
     for biblioteca in BIBLIOTECAS:
-        igual = pathlib.Path(f"{biblioteca}.py").absolute()
+        igual = pathlib.Path(f"{biblioteca}.py")
         if igual.is_file():
             raise ErroClaro(
-                f"{igual} tem o nome de uma biblioteca e seria carregado no lugar dela. Mude o "
-                "nome dele e reinicie o kernel."
+                f"{igual.absolute()} tem o nome de uma biblioteca e seria carregado no lugar dela. "
+                "Mude o nome dele e reinicie o kernel."
             )
 
 

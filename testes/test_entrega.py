@@ -83,17 +83,6 @@ def test_morta_em_qualquer_passo_fica_a_execucao_de_antes_ou_a_nova_inteira(tmp_
     assert vistas.count(velha) > 5 and vistas.count(nova) > 5, "morreu antes e depois de decidir"
 
 
-def test_a_publicacao_decidida_termina_mesmo_que_quem_a_acaba_morra_tambem(tmp_path):
-    publica(tmp_path, "velha")
-    passos = itertools.count()
-    while not (tmp_path / entrega.PUBLICANDO).is_dir():
-        assert not morre_no_passo(next(passos), lambda: publica(tmp_path, "nova"))
-    mortes = itertools.count()
-    while not morre_no_passo(next(mortes), lambda: entrega.completa(tmp_path)):
-        assert (tmp_path / entrega.PUBLICANDO).is_dir()
-    assert set(entregue(tmp_path).values()) == {"nova"} and next(mortes) > 2
-
-
 def test_duas_execucoes_que_publicam_juntas_nao_se_misturam(tmp_path, capsys):
     publicam = [threading.Thread(target=publica, args=(tmp_path, nome)) for nome in "ab" * 4]
     with arquivos.trava(tmp_path / ".trava", ""):
@@ -171,15 +160,16 @@ def test_limpar_so_apaga_o_que_a_ultima_execucao_nao_usou(tmp_path):
     publica(tmp_path, "ultima")
     morre_no_passo(12, lambda: publica(tmp_path, "morta"))
     [morta] = tmp_path.glob(".nova-*")
-    for arquivo in tmp_path.rglob("*"):
-        os.utime(arquivo, (1e9, 1e9))
-    (tmp_path / ".incompleto-8-y").write_text("de quem ainda grava")
-    arquivos.le_arrays(tmp_path / usado, "certo")
-    apagados = [*(tmp_path / nome for nome in sobras), *morta.iterdir()]
-    quantos, tamanho = len(apagados), sum(arquivo.stat().st_size for arquivo in apagados)
     antes = set(tmp_path.rglob("*"))
-    assert entrega.limpa(tmp_path) == (quantos, tamanho)
+    for arquivo in antes:
+        os.utime(arquivo, (1e9, 1e9))
+    arquivos.le_arrays(tmp_path / usado, "certo")
+    (tmp_path / ".incompleto-8-y").write_text("de quem ainda grava")
+    apagados = {*(tmp_path / nome for nome in sobras), *morta.iterdir()}
+    tamanho = sum(arquivo.stat().st_size for arquivo in apagados)
+    assert entrega.limpa(tmp_path) == (len(apagados), tamanho)
     assert antes - set(tmp_path.rglob("*")) == {*apagados, morta}
+    assert (tmp_path / ".incompleto-8-y").exists()
     assert set(entregue(tmp_path).values()) == {"ultima"}
 
 
