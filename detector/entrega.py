@@ -74,7 +74,8 @@ def abre_em_qualquer_keras(arquivo: pathlib.Path) -> None:
         partes = {nome: velho.read(nome) for nome in velho.namelist()}
     metadados = json.loads(partes["metadata.json"]) | {"date_saved": "1980-01-01@00:00:00"}
     partes["metadata.json"] = json.dumps(metadados).encode()
-    partes["config.json"] = _sem_novidades(partes["config.json"]).encode()
+    config = json.dumps(json.loads(partes["config.json"], object_hook=_sem_novidades))
+    partes["config.json"] = _conta_do_zero(config).encode()
     pesos = io.BytesIO()
     with h5py.File(io.BytesIO(partes[PESOS])) as de, h5py.File(pesos, "w") as para:
         for nome in de:
@@ -87,25 +88,24 @@ def abre_em_qualquer_keras(arquivo: pathlib.Path) -> None:
     grava(arquivo, conteudo.getvalue())
 
 
-def _sem_novidades(config: bytes) -> str:
-    """A configuração de um modelo, igual para quem a grava num Keras ou noutro, hoje ou amanhã."""
-    novos, quantos, enderecos = {}, Counter(), {}
+def _sem_novidades(opcoes: dict) -> dict:
+    return {k: v for k, v in opcoes.items() if k not in NOVIDADES or v != NOVIDADES[k]}
 
-    def muda(objeto: dict) -> dict:
-        opcoes = objeto.get("config")
-        nome = opcoes.get("name", "") if isinstance(opcoes, dict) else ""
+
+def _conta_do_zero(config: str) -> str:
+    """A configuração com os nomes que o Keras dá, como "dense_3", e os endereços renumerados."""
+    nomes, quantos, enderecos = {}, Counter(), {}
+    for classe, nome in re.findall(
+        r'"class_name": "(\w+)", "config": {[^{}]*"name": "(\w+)"', config
+    ):
         da_classe = re.sub(r"_\d+$", "", nome)
-        automatico = nome and da_classe.replace("_", "") == objeto["class_name"].lower()
-        if automatico and nome not in novos:  # como "dense_3", de Dense
+        if nome not in nomes and da_classe.replace("_", "") == classe.lower():
             numero = quantos[da_classe]
-            novos[nome] = f"{da_classe}_{numero}" if numero else da_classe
+            nomes[nome] = f"{da_classe}_{numero}" if numero else da_classe
             quantos[da_classe] += 1
-        return {k: v for k, v in objeto.items() if k not in NOVIDADES or v != NOVIDADES[k]}
-
-    texto = json.dumps(json.loads(config, object_hook=muda))
-    texto = re.sub(r'"(\w+)"', lambda achado: f'"{novos.get(achado[1], achado[1])}"', texto)
+    config = re.sub(r'"(\w+)"', lambda achado: f'"{nomes.get(achado[1], achado[1])}"', config)
     endereco = r'(?<="shared_object_id": )\d+'
-    return re.sub(endereco, lambda a: str(enderecos.setdefault(a[0], len(enderecos))), texto)
+    return re.sub(endereco, lambda a: str(enderecos.setdefault(a[0], len(enderecos))), config)
 
 
 def publica(rascunho: pathlib.Path, pasta: pathlib.Path, medidas: Medidas) -> None:
