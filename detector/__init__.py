@@ -8,15 +8,16 @@ import importlib
 import importlib.util
 
 from detector import ambiente
-from detector.ambiente import ErroClaro, confere_parametros, prepara
+from detector.ambiente import ErroClaro, prepara
 
 __version__ = "3.0.0"
 _ATALHOS = {  # o que se pede ao pacote, e a sala em que está
     "carrega_classificador": "classificador",
-    "comeca": "entrega",
+    "comeca": "comeco",
+    "confere_parametros": "comeco",
     "redimensiona_img": "dados",
 }
-__all__ = ["ErroClaro", "confere_parametros", "prepara", *_ATALHOS]
+__all__ = ["ErroClaro", "prepara", *_ATALHOS]
 
 
 def __getattr__(nome: str):

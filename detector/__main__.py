@@ -9,7 +9,7 @@ import os
 import sys
 
 import detector
-from detector.ambiente import MINIMOS, ErroClaro, caminho, confere_vizinhos, nao_carrega
+from detector.ambiente import ErroClaro, caminho, confere_vizinhos, nao_carrega
 
 AJUDA = """\
 uso: python -m detector FOTO_OU_PASTA… [--modelos PASTA] [--csv ARQUIVO]
@@ -31,59 +31,50 @@ e `--threads` é de cada processo.
 onnxruntime-web, para ela não precisar da internet.
 
 Devolve 0 se leu todas as fotos ou se tudo serve, 1 se não, 2 se não havia o que fazer."""
-SIM_OU_NAO = ("--help", "--version", "--limpa", "--confere")
-DE_EXTRAI = {"dataset": "cats_vs_dogs", "data_dir": None, "arquivo_zip": None, "ray": None}
-DE_EXTRAI |= {"backbone": "EfficientNetLite0", "motor": "auto", "max_imagens": None, "threads": 1}
 
 
 class _Argumentos(argparse.ArgumentParser):
-    """O que não entende vira um ErroClaro, em português, no lugar da frase do argparse."""
+    """A ajuda inteira, e o que não se entende num ErroClaro, em português."""
+
+    def __init__(self):
+        super().__init__()
+        self.add_argument("--version", action="version", version=f"detector {detector.__version__}")
+        self.add_argument("--modelos", type=caminho, default="modelos")
+
+    def format_help(self) -> str:
+        return f"{AJUDA}\n"
 
     def error(self, message: str) -> None:
         dito = " ".join(sys.argv[1:])
         raise ErroClaro(f"não entendi `{dito}`; veja como se usa com `python -m detector --help`.")
 
 
-def _pedido(ditos: list[str]) -> argparse.Namespace:
-    argumentos = _Argumentos(add_help=False)
-    argumentos.add_argument("--modelos", default="modelos")
-    for opcao in SIM_OU_NAO:
-        argumentos.add_argument(opcao, *["-h"][: opcao == "--help"], action="store_true")
-    if ditos[:1] == ["extrai"]:
-        for nome, padrao in DE_EXTRAI.items():
-            tipo = int if nome.upper() in MINIMOS else str
-            argumentos.add_argument(f"--{nome.replace('_', '-')}", type=tipo, default=padrao)
-        return argumentos.parse_args(ditos[1:])
-    if ditos[:1] == ["pagina"]:
-        argumentos.add_argument("--runtime")
-        return argumentos.parse_args(ditos[1:])
-    argumentos.add_argument("--csv")
-    argumentos.add_argument("fotos", nargs="*")
-    return argumentos.parse_intermixed_args(ditos)
-
-
 def principal() -> int:
     """Faz o que o terminal pediu e devolve o código de saída."""
     sys.stdout.reconfigure(errors="replace")  # há nomes de arquivo que nenhum terminal mostra
-    pedido = _pedido(sys.argv[1:])
-    if pedido.help or pedido.version:
-        print(AJUDA if pedido.help else f"detector {detector.__version__}")
-        return 0
+    ditos = sys.argv[1:]
+    if ditos[:1] == ["extrai"]:
+        return _extrai(ditos[1:])
+    if ditos[:1] == ["pagina"]:
+        return _pagina(ditos[1:])
+    argumentos = _Argumentos()
+    argumentos.add_argument("--csv", type=caminho)
+    argumentos.add_argument("--confere", action="store_true")
+    argumentos.add_argument("--limpa", action="store_true")
+    argumentos.add_argument("fotos", nargs="*")
+    pedido = argumentos.parse_intermixed_args(ditos)
     if pedido.confere:
         from detector.confere import confere
 
-        return int(not confere(caminho(pedido.modelos)))
+        return 0 if confere(pedido.modelos) else 1
     confere_vizinhos()  # antes do NumPy, que as salas carregam
     if pedido.limpa:
         from detector.entrega import limpa
 
-        quantos, tamanho = limpa(caminho(pedido.modelos))
+        quantos, tamanho = limpa(pedido.modelos)
         print(f"apagados de {pedido.modelos}: {quantos} arquivos, {tamanho / 1e6:.1f} MB")
         return 0
-    if "runtime" in pedido:
-        print(detector.exporta.escreve_pagina(caminho(pedido.modelos), pedido.runtime))
-        return 0
-    return _classifica(pedido) if "fotos" in pedido else _extrai(pedido)
+    return _classifica(pedido)
 
 
 def _classifica(pedido: argparse.Namespace) -> int:
@@ -94,26 +85,36 @@ def _classifica(pedido: argparse.Namespace) -> int:
 
     if not pedido.fotos:
         raise ErroClaro("diga que fotos classificar, como em `python -m detector foto.jpg`.")
-    if pedido.csv and caminho(pedido.csv).is_dir():
+    if pedido.csv and pedido.csv.is_dir():
         raise ErroClaro(f"--csv {pedido.csv} é uma pasta; diga o arquivo, como em --csv tabela.csv")
     fotos = caminhos(pedido.fotos)
     acha_modelo(pedido.modelos)
     sala = detector.classificador  # só agora vem o TensorFlow, que leva segundos
-    tabela = sala.classifica_varias(sala.carrega_classificador(caminho(pedido.modelos)), fotos)
+    tabela = sala.classifica_varias(sala.carrega_classificador(pedido.modelos), fotos)
     for linha in tabela.to_dict("records"):
         print(f"{linha['arquivo']}: {linha['erro'] or sala.Veredito(linha)}")
     if pedido.csv:
         conteudo = tabela.to_csv(index=False).encode("utf-8-sig", errors="replace")  # para o Excel
-        grava(caminho(pedido.csv), conteudo, "escolha outro arquivo em --csv")
-    return int((tabela["erro"] != "").any())
+        grava(pedido.csv, conteudo, "escolha outro arquivo em --csv")
+    return 1 if (tabela["erro"] != "").any() else 0
 
 
-def _extrai(pedido: argparse.Namespace) -> int:
+def _extrai(ditos: list[str]) -> int:
     """Deixa em MODELOS as características de cada foto, como a célula do notebook deixaria."""
-    for nome in ("data_dir", "arquivo_zip", "modelos"):
-        if dito := getattr(pedido, nome):
-            setattr(pedido, nome, str(caminho(dito)))
-    detector.confere_parametros({nome.upper(): valor for nome, valor in vars(pedido).items()})
+    argumentos = _Argumentos()
+    argumentos.add_argument("--dataset", default="cats_vs_dogs")
+    argumentos.add_argument("--data-dir")
+    argumentos.add_argument("--arquivo-zip")
+    argumentos.add_argument("--backbone", default="EfficientNetLite0")
+    argumentos.add_argument("--motor", default="auto")
+    argumentos.add_argument("--max-imagens", type=int)
+    argumentos.add_argument("--ray")
+    argumentos.add_argument("--threads", type=int, default=1)
+    pedido = argumentos.parse_args(ditos)
+    confere_vizinhos()
+    from detector.comeco import confere_parametros
+
+    confere_parametros({nome.upper(): valor for nome, valor in vars(pedido).items()})
     detector.prepara(0)
     with contextlib.ExitStack() as no_fim:
         extrai = detector.caracteristicas.extrai
@@ -132,14 +133,24 @@ def _extrai(pedido: argparse.Namespace) -> int:
     return 0
 
 
+def _pagina(ditos: list[str]) -> int:
+    """Grava em MODELOS a página que classifica no navegador."""
+    argumentos = _Argumentos()
+    argumentos.add_argument("--runtime")
+    pedido = argumentos.parse_args(ditos)
+    print(detector.exporta.escreve_pagina(pedido.modelos, pedido.runtime))
+    return 0
+
+
 if __name__ == "__main__":
+    codigo = 2
     try:
         codigo = principal()
         sys.stdout.flush()
-    except (ErroClaro, ImportError) as erro:
-        erro = nao_carrega("detector", erro) if isinstance(erro, ImportError) else erro
+    except ErroClaro as erro:
         print(erro, file=sys.stderr)
-        codigo = 2
+    except ImportError as erro:
+        print(nao_carrega("detector", erro), file=sys.stderr)
     except KeyboardInterrupt:
         codigo = 130
     except BrokenPipeError:  # quem lia a saída (head, less) já foi embora

@@ -9,26 +9,21 @@ import importlib
 import importlib.util
 import os
 import pathlib
+import platform
 import re
 import signal
 import sys
 import threading
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from types import ModuleType
 from urllib.parse import urlsplit
 
-MOTORES = ("auto", "keras", "openvino")
-MINIMOS = {"TAMANHO_LOTE": 1, "EPOCAS": 1, "EPOCAS_AJUSTE_FINO": 0}
-MINIMOS |= {"MAX_IMAGENS": 20, "SEMENTE": 0, "THREADS": 1}
-TEXTOS = ("DATASET", "DATA_DIR", "ARQUIVO_ZIP", "MODELOS", "BACKBONE", "FOTOS_FORA")
-PODEM_SER_NONE = ("DATA_DIR", "ARQUIVO_ZIP", "FOTOS_FORA", "MAX_IMAGENS")
 CONSELHOS = dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "Libere espaço")
 CONSELHOS |= dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "Acerte a permissão")
 NO_PIP = {"PIL": "pillow", "sklearn": "scikit-learn"}  # os outros têm o nome com que se importam
-BIBLIOTECAS = ("tensorflow", "keras", "numpy", "pandas", "matplotlib", "scipy", "openvino", "tqdm")
-BIBLIOTECAS += ("requests", "tensorflow_datasets", *NO_PIP)
-EXPORTAM = ("tf2onnx", "onnx", "onnxruntime")
+BIBLIOTECAS = ("tensorflow", "tensorflow_datasets", "keras", "numpy", "pandas", "matplotlib")
+BIBLIOTECAS += ("scipy", "openvino", "tqdm", "requests", *NO_PIP)
 CPUINFO = pathlib.Path("/proc/cpuinfo")
 
 
@@ -60,60 +55,25 @@ def no_disco(fazer: str, onde: str | os.PathLike, ou: str) -> Iterator[None]:
 
 def caminho(dito: str | os.PathLike) -> pathlib.Path:
     """O caminho que a pessoa quis dizer: sem aspas nem file://, e com os acentos como no disco."""
-    texto = os.path.expanduser(dito)
-    if os.path.lexists(texto):
-        return pathlib.Path(texto)
-    texto = texto.strip(" \n\"'“”‘’")
-    if texto.startswith("file:"):
+    limpo = os.fspath(dito).strip(" \n\"'“”‘’")
+    if limpo.startswith("file:"):
         from urllib.request import url2pathname  # só aqui: demora a carregar
 
-        texto = url2pathname(urlsplit(texto).path)
-    texto = os.path.expanduser(texto)
-    formas = [unicodedata.normalize(forma, texto) for forma in ("NFC", "NFD")]  # o macOS decompõe
-    return pathlib.Path(next(filter(os.path.lexists, formas), texto))
-
-
-def confere_parametros(parametros: Mapping) -> None:
-    """Recusa o parâmetro que faria falhar mais tarde, ou que valeria o contrário do que diz.
-
-    parametros: {nome: valor}; nomes que não são parâmetros do notebook são ignorados, de modo que
-    `globals()` serve. Levanta ErroClaro, que diz o valor e o que pôr no lugar dele.
-    """
-    for nome, valor in parametros.items():
-        if nome in PODEM_SER_NONE and valor is None:
-            continue
-        if certo := _o_certo(nome, valor):
-            raise ErroClaro(f"{nome} = {valor!r}: {certo}.")
-
-
-def _o_certo(nome: str, valor) -> str | None:
-    """O que `valor` devia ser, ou None se já é."""
-    if nome in MINIMOS and not (type(valor) is int and MINIMOS[nome] <= valor < 2**32):
-        return f"precisa ser um número inteiro, de {MINIMOS[nome]} a {2**32 - 1}"
-    if nome == "EXPORTAR" and type(valor) is not bool:  # qualquer texto vale True, até "não"
-        return "precisa ser True ou False, sem aspas"
-    if nome == "EXPORTAR" and valor and (faltam := [p for p in EXPORTAM if not _ha(p)]):
-        return f"para exportar, instale antes: python -m pip install {' '.join(faltam)}"
-    if nome == "MOTOR" and valor not in MOTORES:
-        return f"use um destes: {', '.join(MOTORES)}"
-    if nome in TEXTOS and not (isinstance(valor, str | os.PathLike) and str(valor).strip()):
-        return "precisa ser um texto, entre aspas"
-    if nome in TEXTOS and re.search(r"[\0-\x1f]", str(valor)):  # "C:\novo" tem uma quebra de linha
-        return r'a barra invertida muda o caminho: ponha um r antes das aspas, como em r"C:\novo"'
-    return None
-
-
-def _ha(pacote: str) -> bool:
-    return importlib.util.find_spec(pacote) is not None
+        limpo = url2pathname(urlsplit(limpo).path)
+    formas = [unicodedata.normalize(forma, limpo) for forma in ("NFC", "NFD")]  # o macOS decompõe
+    for possivel in (dito, limpo, *formas):
+        onde = os.path.expanduser(possivel)
+        if os.path.lexists(onde):
+            return pathlib.Path(onde)
+    return pathlib.Path(os.path.expanduser(limpo))
 
 
 def confere_python() -> None:
     """Levanta ErroClaro se não há TensorFlow para este Python."""
-    este, bits = "{}.{}".format(*sys.version_info), 64 if sys.maxsize > 2**32 else 32
-    if bits == 32 or este not in ("3.10", "3.11", "3.12", "3.13"):
-        raise ErroClaro(
-            f"é preciso Python de 3.10 a 3.13, de 64 bits, e este é o {este}, de {bits}."
-        )
+    bits = 64 if sys.maxsize > 2**32 else 32
+    if bits == 32 or not (3, 10) <= sys.version_info[:2] <= (3, 13):
+        este = f"{platform.python_version()}, de {bits}"
+        raise ErroClaro(f"é preciso Python de 3.10 a 3.13, de 64 bits, e este é o {este}.")
 
 
 def confere_processador() -> set[str]:
@@ -124,8 +84,9 @@ def confere_processador() -> set[str]:
     if sys.platform == "win32":
         tem = {"avx"} if ctypes.windll.kernel32.IsProcessorFeaturePresent(39) else {"sem avx"}
     else:
-        linhas = CPUINFO.read_text() if CPUINFO.is_file() else ""
-        tem = set(" ".join(re.findall(r"^flags\s*:(.*)", linhas, re.MULTILINE)[:1]).split())
+        dito = CPUINFO.read_text() if CPUINFO.is_file() else ""
+        achado = re.search(r"^flags\s*:(.*)", dito, re.MULTILINE)
+        tem = set(achado[1].split()) if achado else set()
     if tem and "avx" not in tem:
         raise ErroClaro(
             "o processador não tem AVX, ou a máquina virtual o esconde, e sem ele o TensorFlow não "
@@ -136,12 +97,13 @@ def confere_processador() -> set[str]:
 
 def confere_vizinhos() -> None:
     """Levanta ErroClaro se um arquivo daqui seria carregado no lugar de uma biblioteca."""
-    iguais = [os.path.abspath(f"{n}.py") for n in BIBLIOTECAS if os.path.isfile(f"{n}.py")]
-    if iguais and {"", os.getcwd()} & {*sys.path}:
-        raise ErroClaro(
-            f"{iguais[0]} tem o nome de uma biblioteca e seria carregado no lugar dela. Mude o "
-            "nome dele e reinicie o kernel."
-        )
+    for biblioteca in BIBLIOTECAS:
+        igual = pathlib.Path(f"{biblioteca}.py")
+        if igual.is_file():
+            raise ErroClaro(
+                f"{igual.absolute()} tem o nome de uma biblioteca e seria carregado no lugar dela. "
+                "Mude o nome dele e reinicie o kernel."
+            )
 
 
 def carrega_tensorflow() -> None:
@@ -153,8 +115,7 @@ def carrega_tensorflow() -> None:
         return
     confere_processador()
     confere_vizinhos()
-    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
-    os.environ.update(KERAS_BACKEND="tensorflow", TF_USE_LEGACY_KERAS="0")
+    os.environ.update(KERAS_BACKEND="tensorflow", TF_USE_LEGACY_KERAS="0", TF_CPP_MIN_LOG_LEVEL="3")
     with _sem_interrupcao(), sem_stderr():
         importa("tensorflow")
         importa("keras")
@@ -170,21 +131,20 @@ def importa(nome: str) -> ModuleType:
 
 def nao_carrega(nome: str, erro: Exception) -> ErroClaro:
     """A frase que diz qual pacote falta, ou por que o que há não carrega, e como instalá-lo."""
-    pacote = (erro.name if isinstance(erro, ImportError) else "") or nome
-    pacote = pacote.partition(".")[0]
+    culpado = erro.name if isinstance(erro, ImportError) else None
+    pacote = (culpado or nome).partition(".")[0]
     no_pip = NO_PIP.get(pacote, pacote)
     if isinstance(erro, ModuleNotFoundError) and importlib.util.find_spec(pacote) is None:
         if pacote == "tensorflow":
             confere_python()
         return ErroClaro(f"falta o pacote {pacote}. No terminal: python -m pip install {no_pip}")
-    while "\n" in str(erro).strip() and erro.__context__:  # o TensorFlow conta a história inteira
-        erro = erro.__context__
-    causa = f"{type(erro).__name__}: {str(erro).strip().partition(chr(10))[0]}"
+    causas = re.findall(r"^\w*Error: .+", str(erro), re.MULTILINE)  # o TensorFlow mostra a pilha
+    causa = causas[-1] if causas else f"{type(erro).__name__}: {erro}".partition("\n")[0]
     conselho = f"No terminal: python -m pip install --force-reinstall {no_pip}"
-    if pacote == "detector":
-        conselho = "`python -m detector --confere` diz o que falta."
     if "DLL" in causa:
         conselho = "Instale o Microsoft Visual C++ Redistributable."
+    elif pacote == "detector":
+        conselho = "`python -m detector --confere` diz o que falta."
     return ErroClaro(f"o pacote {pacote} está instalado, mas não carrega ({causa}). {conselho}")
 
 
@@ -225,10 +185,9 @@ def prepara(semente: int) -> None:
     """
     carrega_tensorflow()
     keras, tf = importa("keras"), importa("tensorflow")
-    if keras.config.backend() != "tensorflow":
-        raise ErroClaro(
-            f"o Keras está usando o {keras.config.backend()}. Reinicie o kernel e rode de novo."
-        )
+    usado = keras.config.backend()
+    if usado != "tensorflow":
+        raise ErroClaro(f"o Keras está usando o {usado}. Reinicie o kernel e rode de novo.")
     keras.backend.clear_session()
     keras.config.set_dtype_policy("float32")
     keras.config.set_floatx("float32")
@@ -238,5 +197,4 @@ def prepara(semente: int) -> None:
     tf.config.experimental.enable_op_determinism()
     tf.get_logger().setLevel("ERROR")
     importa("matplotlib").rcdefaults()
-    # Nas contas pequenas do scikit-learn, duas threads se esperam.
-    importa("threadpoolctl").threadpool_limits(1, "blas")
+    importa("threadpoolctl").threadpool_limits(1, "blas")  # em contas pequenas, duas se esperam

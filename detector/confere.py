@@ -43,27 +43,27 @@ def confere(modelos: pathlib.Path) -> bool:
     for nome, olha in olhadas.items():
         try:
             dito = f"ok: {olha(modelos)}"
-        except (ErroClaro, ImportError) as erro:
-            if isinstance(erro, ImportError):
-                erro = ambiente.nao_carrega("detector", erro)
+        except ErroClaro as erro:
             dito, serve = f"ATENÇÃO: {erro}", False
+        except ImportError as erro:
+            dito, serve = f"ATENÇÃO: {ambiente.nao_carrega('detector', erro)}", False
         print(f"{nome:<12} {dito}", flush=True)
     return serve
 
 
-def _python(modelos: pathlib.Path) -> str:
+def _python(_) -> str:
     ambiente.confere_python()
     ambiente.confere_vizinhos()
     return f"{platform.python_version()}, {platform.system()}, em {sys.prefix}"
 
 
-def _processador(modelos: pathlib.Path) -> str:
+def _processador(_) -> str:
     sabe = ambiente.confere_processador()
     rapido = [nome for nome in ("avx", "avx512_bf16", "amx_bf16") if nome in sabe]
     return f"{platform.machine()}, {os.cpu_count()} núcleos, {' '.join(rapido)}"
 
 
-def _memoria(modelos: pathlib.Path) -> str:
+def _memoria(_) -> str:
     import psutil
 
     return _sobram(psutil.virtual_memory().available, 2, "feche outros programas")
@@ -83,7 +83,7 @@ def _sobram(bytes_: int, precisa: int, conselho: str) -> str:
     return f"{bytes_ / 1e9:.0f} GB livres"
 
 
-def _rede(modelos: pathlib.Path) -> str:
+def _rede(_) -> str:
     from detector.download import sonda
 
     try:
@@ -94,19 +94,20 @@ def _rede(modelos: pathlib.Path) -> str:
     return "o site das fotos responde"
 
 
-def _versoes(modelos: pathlib.Path) -> str:
+def _versoes(_) -> str:
     from packaging.requirements import Requirement
 
     lista = pathlib.Path(__file__).parents[1] / "requirements.txt"
     texto = lista.read_text(encoding="utf-8") if lista.is_file() else ""  # senão, o pip conferiu
     for pedido in map(Requirement, re.findall(r"^[^#\s]+", texto, re.MULTILINE)):
-        if not pedido.specifier.contains(ha := version(pedido.name)):
+        ha = version(pedido.name)
+        if not pedido.specifier.contains(ha):
             comando = f'python -m pip install "{pedido}"'
             raise ErroClaro(f"{pedido.name} é o {ha}, que não serve. No terminal: {comando}")
     return ", ".join(f"{n} {version(n)}" for n in ("tensorflow", "keras", "numpy", "openvino"))
 
 
-def _carrega(modelos: pathlib.Path) -> str:
+def _carrega(_) -> str:
     fim = subprocess.run([sys.executable, "-c", CARREGA], capture_output=True, text=True)
     if fim.returncode:
         dito = fim.stderr.strip() or f"o Python morreu ao carregá-las (sinal {-fim.returncode})"

@@ -1,9 +1,7 @@
-"""O começo e o fim de uma execução: a pasta MODELOS aberta, e o que fica nela, inteiro."""
+"""A pasta MODELOS: o que uma execução deixa nela, inteiro, e a faxina."""
 
 import atexit
 import contextlib
-import errno
-import importlib
 import io
 import json
 import os
@@ -14,55 +12,28 @@ import sys
 import tempfile
 import time
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator
 
+import h5py
 import numpy as np
 
-from detector import ambiente
-from detector.ambiente import ErroClaro, caminho, motivo, no_disco
+from detector.ambiente import ErroClaro, caminho, no_disco
 from detector.arquivos import codigo_do_pacote, digesto, grava, sincroniza, trava
 from detector.metricas import Medidas
 
-SEM_ESPACO = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}  # só quem grava os vê
 MODELO, DO_CLASSIFICADOR = "detector_dogs_cats.keras", "classificador.npz"
 METRICAS = "metricas.json"
-EXPORTADOS = {"detector_dogs_cats.tflite", "detector_dogs_cats.onnx", "classes.txt", "pagina.html"}
-EXPORTADOS |= {"detector_dogs_cats_0a255.tflite", "detector_dogs_cats_0a255.onnx"}
+CONVERTIDOS = {"detector_dogs_cats.tflite", "detector_dogs_cats_0a255.tflite"}
+CONVERTIDOS |= {"detector_dogs_cats.onnx", "detector_dogs_cats_0a255.onnx"}
+EXPORTADOS = CONVERTIDOS | {"classes.txt", "pagina.html"}
 PUBLICANDO, LISTA = ".publicando", ".lista.json"
+PESOS = "model.weights.h5"  # o nome deles dentro de um .keras
+# O que o Keras 3.15 escreve em todo modelo, e o valor de sempre.
 NOVIDADES = {"input_axes": None, "output_axes": None, "quantization_config": None}
 NOVIDADES |= {"renorm": False, "renorm_clipping": None, "renorm_momentum": 0.99}
-GUARDADO = re.compile(r"\w+-[0-9a-f]{12}(-\d+)?\.(npz|dados)")  # .dados: da versão 2.0
-
-
-def comeca(parametros: Mapping) -> tuple[pathlib.Path, Medidas]:
-    """A pasta MODELOS e as medidas, ainda vazias, de uma execução que começa agora.
-
-    parametros: {nome: valor}, como o `globals()` do notebook. Confere cada um e fixa o acaso.
-    No Jupyter, um disco que enche no meio de uma célula passa a ser dito numa frase. No Colab, liga
-    o Drive se algum parâmetro aponta para ele. Levanta ErroClaro se um parâmetro não serve ou se
-    não se pode gravar em MODELOS.
-    """
-    medidas = Medidas()
-    ambiente.confere_parametros(parametros)
-    medidas.update(backbone=parametros["BACKBONE"], semente=parametros["SEMENTE"])
-    ambiente.prepara(parametros["SEMENTE"])
-    if kernel := "IPython" in sys.modules and sys.modules["IPython"].get_ipython():
-        kernel.set_custom_exc((OSError,), _disco_cheio)
-    ditos = [os.path.abspath(parametros.get(nome) or "") for nome in ambiente.TEXTOS]
-    if "google.colab" in sys.modules and any(d.startswith("/content/drive") for d in ditos):
-        importlib.import_module("google.colab.drive").mount("/content/drive")
-    return abre_pasta(parametros["MODELOS"]), medidas
-
-
-def _disco_cheio(kernel, tipo, erro, pilha, tb_offset=None) -> None:
-    """Mostra o OSError como o IPython mostraria, a não ser que seja falta de espaço."""
-    if erro.errno in SEM_ESPACO:
-        onde = erro.filename or tempfile.gettempdir()
-        erro = ErroClaro(
-            f"não consegui gravar em {onde} ({motivo(erro)}). {ambiente.CONSELHOS[erro.errno]} e "
-            "rode esta célula de novo: o que já estava gravado continua valendo."
-        )
-    kernel.showtraceback((type(erro), erro, pilha), tb_offset)
+# .dados: da versão 2.0. Um .incompleto é de quem morreu gravando.
+GUARDADO = re.compile(r"\w+-[0-9a-f]{12}(-\d+)?\.(npz|dados)|\.incompleto-.+")
 
 
 def abre_pasta(modelos: str | os.PathLike) -> pathlib.Path:
@@ -93,22 +64,48 @@ def rascunho() -> pathlib.Path:
 
 
 def abre_em_qualquer_keras(arquivo: pathlib.Path) -> None:
-    """Tira de um `.keras` as opções que o Keras 3.11 recusa e que estão no valor de sempre.
+    """Tira de um `.keras` o que o Keras 3.11 recusa e o que muda de uma gravação para outra.
 
-    O Keras 3.15 as escreve em todo modelo; sem elas, o mesmo modelo abre do 3.11 em diante.
+    Sem as opções novas do Keras 3.15, no valor de sempre, o mesmo modelo abre do 3.11 em diante.
+    Sem a hora, os endereços de memória e quantas camadas já foram feitas, que o Keras põe no nome
+    das que não têm um, o mesmo modelo dá os mesmos bytes.
     """
+    with zipfile.ZipFile(arquivo) as velho:
+        partes = {nome: velho.read(nome) for nome in velho.namelist()}
+    metadados = json.loads(partes["metadata.json"]) | {"date_saved": "1980-01-01@00:00:00"}
+    partes["metadata.json"] = json.dumps(metadados).encode()
+    config = json.dumps(json.loads(partes["config.json"], object_hook=_sem_novidades))
+    partes["config.json"] = _conta_do_zero(config).encode()
+    pesos = io.BytesIO()
+    with h5py.File(io.BytesIO(partes[PESOS])) as de, h5py.File(pesos, "w") as para:
+        for nome in de:
+            de.copy(nome, para, without_attrs=True)  # neles só há os nomes, que o Keras não lê
+    partes[PESOS] = pesos.getvalue()
     conteudo = io.BytesIO()
-    with zipfile.ZipFile(arquivo) as velho, zipfile.ZipFile(conteudo, "w") as novo:
-        for item in velho.infolist():
-            dentro = velho.read(item)
-            if item.filename == "config.json":
-                dentro = json.dumps(json.loads(dentro, object_hook=_sem_novidades)).encode()
-            novo.writestr(item, dentro)
+    with zipfile.ZipFile(conteudo, "w") as novo:
+        for nome, parte in partes.items():
+            novo.writestr(zipfile.ZipInfo(nome), parte)  # com a data de um ZipInfo, 1/1/1980
     grava(arquivo, conteudo.getvalue())
 
 
 def _sem_novidades(opcoes: dict) -> dict:
     return {k: v for k, v in opcoes.items() if k not in NOVIDADES or v != NOVIDADES[k]}
+
+
+def _conta_do_zero(config: str) -> str:
+    """A configuração com os nomes que o Keras dá, como "dense_3", e os endereços renumerados."""
+    nomes, quantos, enderecos = {}, Counter(), {}
+    for classe, nome in re.findall(
+        r'"class_name": "(\w+)", "config": {[^{}]*"name": "(\w+)"', config
+    ):
+        da_classe = re.sub(r"_\d+$", "", nome)
+        if nome not in nomes and da_classe.replace("_", "") == classe.lower():
+            numero = quantos[da_classe]
+            nomes[nome] = f"{da_classe}_{numero}" if numero else da_classe
+            quantos[da_classe] += 1
+    config = re.sub(r'"(\w+)"', lambda achado: f'"{nomes.get(achado[1], achado[1])}"', config)
+    endereco = r'(?<="shared_object_id": )\d+'
+    return re.sub(endereco, lambda a: str(enderecos.setdefault(a[0], len(enderecos))), config)
 
 
 def publica(rascunho: pathlib.Path, pasta: pathlib.Path, medidas: Medidas) -> None:
@@ -119,10 +116,11 @@ def publica(rascunho: pathlib.Path, pasta: pathlib.Path, medidas: Medidas) -> No
     morrer antes dele, fica a anterior; se depois, quem abrir `pasta` termina de pôr cada arquivo no
     lugar. Levanta ErroClaro se não pode gravar.
     """
-    medidas.update(
-        codigo=digesto(_celulas(), codigo_do_pacote()),
-        segundos_total=time.time() - medidas["inicio"],
-    )
+    ipython = sys.modules.get("IPython")
+    kernel = ipython and ipython.get_ipython()
+    celulas = kernel.user_ns.get("In", []) if kernel else []  # as que já rodaram
+    medidas["codigo"] = digesto([celula for celula in celulas if celula], codigo_do_pacote())
+    medidas["segundos_total"] = time.time() - medidas["inicio"]
     with np.load(rascunho / DO_CLASSIFICADOR) as extras:
         medidas["modelo"] = str(extras["digest"])
     tudo = json.dumps(medidas | medidas["teste"], indent=1, ensure_ascii=False)
@@ -140,12 +138,6 @@ def publica(rascunho: pathlib.Path, pasta: pathlib.Path, medidas: Medidas) -> No
         _completa(pasta)
 
 
-def _celulas() -> list[str]:
-    """As células já rodadas neste kernel; nenhuma, fora do Jupyter."""
-    kernel = "IPython" in sys.modules and sys.modules["IPython"].get_ipython()
-    return [celula for celula in kernel.user_ns.get("In", []) if celula] if kernel else []
-
-
 def completa(pasta: pathlib.Path) -> None:
     """Termina a publicação que uma execução decidiu e não acabou, se há uma."""
     if (pasta / PUBLICANDO).is_dir():
@@ -155,19 +147,19 @@ def completa(pasta: pathlib.Path) -> None:
 
 def _completa(pasta: pathlib.Path) -> None:
     decidida = pasta / PUBLICANDO
-    if not decidida.is_dir():
-        return
-    if (decidida / LISTA).is_file():  # o último a sair: sem ele, já está tudo no lugar
-        nomes = json.loads((decidida / LISTA).read_text(encoding="utf-8"))
-        if any((pasta / nome).exists() for nome in EXPORTADOS if nome.startswith(MODELO[:-6])):
+    lista = decidida / LISTA
+    if lista.is_file():  # o último a sair: sem ele, já está tudo no lugar
+        nomes = json.loads(lista.read_text(encoding="utf-8"))
+        if any((pasta / nome).exists() for nome in CONVERTIDOS):
             for exportado in EXPORTADOS - set(nomes):  # é de outro modelo
                 (pasta / exportado).unlink(missing_ok=True)
         for nome in nomes:
             with contextlib.suppress(FileNotFoundError):  # este já foi
                 os.replace(decidida / nome, pasta / nome)
         sincroniza(pasta)
-        (decidida / LISTA).unlink()
-    decidida.rmdir()
+        lista.unlink()
+    if decidida.is_dir():
+        decidida.rmdir()
 
 
 @contextlib.contextmanager
@@ -186,16 +178,15 @@ def limpa(pasta: pathlib.Path) -> tuple[int, int]:
     completa(pasta)
     with no_disco("limpar", pasta, "mude a pasta"):
         try:
-            inicio = json.loads((pasta / METRICAS).read_bytes())["inicio"] + 0.0
+            inicio = float(json.loads((pasta / METRICAS).read_bytes())["inicio"])
         except (FileNotFoundError, ValueError, KeyError, TypeError) as erro:
             raise ErroClaro(
                 f"em {pasta} não há uma execução completa; rode o notebook antes de limpar."
             ) from erro
-        guardados = [a for a in pasta.iterdir() if GUARDADO.fullmatch(a.name)]
-        sobras = [a for a in guardados if a.stat().st_mtime < inicio]
-        temporarios = [*pasta.glob(".incompleto-*"), *pasta.glob(".nova-*/*")]
-        sobras += [a for a in temporarios if a.stat().st_mtime < time.time() - 3600]
-        tamanho = sum(a.stat().st_size for a in sobras)
+        sobras = [arquivo for arquivo in pasta.iterdir() if GUARDADO.fullmatch(arquivo.name)]
+        sobras += pasta.glob(".nova-*/*")  # de quem morreu publicando
+        sobras = [arquivo for arquivo in sobras if arquivo.stat().st_mtime < inicio]
+        tamanho = sum(arquivo.stat().st_size for arquivo in sobras)
         for arquivo in sobras:
             arquivo.unlink()
         for morta in pasta.glob(".nova-*"):
