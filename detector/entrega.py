@@ -12,10 +12,8 @@ import sys
 import tempfile
 import time
 import zipfile
-from collections import Counter
 from collections.abc import Iterator
 
-import h5py
 import numpy as np
 
 from detector.ambiente import ErroClaro, caminho, no_disco
@@ -28,7 +26,6 @@ CONVERTIDOS = {"detector_dogs_cats.tflite", "detector_dogs_cats_0a255.tflite"}
 CONVERTIDOS |= {"detector_dogs_cats.onnx", "detector_dogs_cats_0a255.onnx"}
 EXPORTADOS = CONVERTIDOS | {"classes.txt", "pagina.html"}
 PUBLICANDO, LISTA = ".publicando", ".lista.json"
-PESOS = "model.weights.h5"  # o nome deles dentro de um .keras
 # O que o Keras 3.15 escreve em todo modelo, e o valor de sempre.
 NOVIDADES = {"input_axes": None, "output_axes": None, "quantization_config": None}
 NOVIDADES |= {"renorm": False, "renorm_clipping": None, "renorm_momentum": 0.99}
@@ -67,45 +64,24 @@ def abre_em_qualquer_keras(arquivo: pathlib.Path) -> None:
     """Tira de um `.keras` o que o Keras 3.11 recusa e o que muda de uma gravação para outra.
 
     Sem as opções novas do Keras 3.15, no valor de sempre, o mesmo modelo abre do 3.11 em diante.
-    Sem a hora, os endereços de memória e quantas camadas já foram feitas, que o Keras põe no nome
-    das que não têm um, o mesmo modelo dá os mesmos bytes.
+    Sem a hora e os endereços de memória, o mesmo notebook deixa os mesmos bytes.
     """
     with zipfile.ZipFile(arquivo) as velho:
         partes = {nome: velho.read(nome) for nome in velho.namelist()}
     metadados = json.loads(partes["metadata.json"]) | {"date_saved": "1980-01-01@00:00:00"}
-    partes["metadata.json"] = json.dumps(metadados).encode()
-    config = json.dumps(json.loads(partes["config.json"], object_hook=_sem_novidades))
-    partes["config.json"] = _conta_do_zero(config).encode()
-    pesos = io.BytesIO()
-    with h5py.File(io.BytesIO(partes[PESOS])) as de, h5py.File(pesos, "w") as para:
-        for nome in de:
-            de.copy(nome, para, without_attrs=True)  # neles só há os nomes, que o Keras não lê
-    partes[PESOS] = pesos.getvalue()
+    partes["metadata.json"] = json.dumps(metadados)
+    partes["config.json"] = json.dumps(json.loads(partes["config.json"], object_hook=_limpas))
     conteudo = io.BytesIO()
     with zipfile.ZipFile(conteudo, "w") as novo:
         for nome, parte in partes.items():
-            novo.writestr(zipfile.ZipInfo(nome), parte)  # com a data de um ZipInfo, 1/1/1980
+            novo.writestr(zipfile.ZipInfo(nome), parte)  # um ZipInfo tem a data de 1/1/1980
     grava(arquivo, conteudo.getvalue())
 
 
-def _sem_novidades(opcoes: dict) -> dict:
+def _limpas(opcoes: dict) -> dict:
+    """As opções de um objeto, sem as novas que têm o valor de sempre nem o endereço dele."""
+    opcoes.pop("shared_object_id", None)
     return {k: v for k, v in opcoes.items() if k not in NOVIDADES or v != NOVIDADES[k]}
-
-
-def _conta_do_zero(config: str) -> str:
-    """A configuração com os nomes que o Keras dá, como "dense_3", e os endereços renumerados."""
-    nomes, quantos, enderecos = {}, Counter(), {}
-    for classe, nome in re.findall(
-        r'"class_name": "(\w+)", "config": {[^{}]*"name": "(\w+)"', config
-    ):
-        da_classe = re.sub(r"_\d+$", "", nome)
-        if nome not in nomes and da_classe.replace("_", "") == classe.lower():
-            numero = quantos[da_classe]
-            nomes[nome] = f"{da_classe}_{numero}" if numero else da_classe
-            quantos[da_classe] += 1
-    config = re.sub(r'"(\w+)"', lambda achado: f'"{nomes.get(achado[1], achado[1])}"', config)
-    endereco = r'(?<="shared_object_id": )\d+'
-    return re.sub(endereco, lambda a: str(enderecos.setdefault(a[0], len(enderecos))), config)
 
 
 def publica(rascunho: pathlib.Path, pasta: pathlib.Path, medidas: Medidas) -> None:

@@ -135,6 +135,7 @@ def test_a_segunda_vez_nao_refaz_nada_e_o_que_se_entrega_estava_pronto_antes_do_
     entregue = {a.name: a.read_bytes() for a in (tmp_path / "entregue").iterdir()}
     assert entregue.keys() == {MODELO, "classificador.npz"}
     assert all((tmp_path / nome).read_bytes() == conteudo for nome, conteudo in entregue.items())
+    assert entregue[MODELO] == (pronto / MODELO).read_bytes(), "os mesmos bytes"
 
 
 @pytest.fixture(scope="module")
