@@ -24,20 +24,15 @@ from detector.ambiente import ErroClaro
 from detector.arquivos import de_fora, digesto, fontes, guarda_arrays, le_arrays
 
 FOTOS_POR_PARTE = 500
-LADO_MINIATURA = 16
 
 
 @dataclasses.dataclass(frozen=True)
 class Parte:
-    """As fotos de `inicio` a `fim` (sem ele), e o arquivo em que fica o que a rede diz delas."""
+    """As fotos dessas linhas da tabela, e o arquivo em que fica o que a rede diz delas."""
 
     arquivo: pathlib.Path
     digest: str
-    inicio: int
-    fim: int
-
-    def __len__(self) -> int:
-        return self.fim - self.inicio
+    linhas: range
 
     def le(self) -> dict[str, np.ndarray] | None:
         """Vetores, rótulos e miniaturas; None se a parte falta ou não serve."""
@@ -46,7 +41,7 @@ class Parte:
         return arrays
 
     def mapas(self) -> np.ndarray:
-        """Mapas float16 (fim − inicio, altura, largura, canais), ou os vetores, se são o mesmo."""
+        """Mapas float16 (fotos, altura, largura, canais), ou os vetores, se são o mesmo."""
         if (arrays := le_arrays(self.arquivo, self.digest)) is None:
             raise ErroClaro(f"{self.arquivo} sumiu ou se estragou. Rode o notebook de novo.")
         return arrays.get("mapas", arrays["vetores"])
@@ -58,8 +53,7 @@ class Caracteristicas:
 
     motor: o que rodou, com a precisão. prova: de `dados.prova`, com este leitor. extraidas e
     segundos: quantas fotos passaram pela rede agora, e em quanto tempo. vetores: float32
-    (n, canais). rotulos: float32 (n, 1), os que o leitor entregou com as fotos. miniaturas: float16
-    (n, 16, 16), em tons de cinza.
+    (n, canais). rotulos: float32 (n, 1), os do leitor. miniaturas: float16 (n, 16, 16), cinzentas.
     """
 
     partes: list[Parte]
@@ -80,9 +74,9 @@ class Caracteristicas:
 
         def de_cada_parte():
             for parte in self.partes:
-                destas = indices[(indices >= parte.inicio) & (indices < parte.fim)]
+                destas = indices[np.isin(indices, parte.linhas)]
                 if len(destas):
-                    mapas = parte.mapas()[destas - parte.inicio].astype("float32")
+                    mapas = parte.mapas()[destas - parte.linhas.start].astype("float32")
                     yield mapas, self.rotulos[destas]
 
         forma = self.partes[0].mapas().shape[1:]
@@ -129,7 +123,7 @@ def extrai(
             raise dados.danificado(builder, erro) from erro
         if roda:
             break
-    inicio, extraidas = time.perf_counter(), sum(map(len, faltam))
+    inicio, extraidas = time.perf_counter(), sum(len(parte.linhas) for parte in faltam)
     if faltam:
         feitas = espalha(nome, faltam) if espalha else calcula(roda, leitor, builder, faltam)
         with tqdm(total=extraidas, desc="Extração", unit=" fotos", file=sys.stdout) as barra:
@@ -140,7 +134,7 @@ def extrai(
                         f"uma parte ficou pronta e não está em {pasta}. Se há várias máquinas, "
                         "todas têm de ver essa pasta; se não, o disco não serve: mude MODELOS."
                     )
-                barra.update(len(parte))
+                barra.update(len(parte.linhas))
     arrays = {}
     for tipo in ("vetores", "rotulos", "miniaturas"):
         arrays[tipo] = np.concatenate([prontas[parte][tipo] for parte in partes])
@@ -162,10 +156,10 @@ def _divide(fotos, leitor, backbone, corte, motor, pasta) -> list[Parte]:
     receita = digesto(do_leitor, da_rede, codigo)
     partes = []
     for inicio in range(0, len(fotos), FOTOS_POR_PARTE):
-        destas = fotos["sha256"].iloc[inicio : inicio + FOTOS_POR_PARTE].tolist()
-        digest = digesto(receita, destas)
+        linhas = range(inicio, min(inicio + FOTOS_POR_PARTE, len(fotos)))
+        digest = digesto(receita, fotos["sha256"].iloc[linhas].tolist())
         arquivo = pasta.absolute() / f"vetores-{digest}-{inicio:06}.npz"
-        partes.append(Parte(arquivo, digest, inicio, inicio + len(destas)))
+        partes.append(Parte(arquivo, digest, linhas))
     return partes
 
 
@@ -178,13 +172,13 @@ def com_miniaturas(
     """
 
     def junta(foto, rotulo):
-        pequena = tf.image.resize(foto, (LADO_MINIATURA, LADO_MINIATURA), "area")
+        pequena = tf.image.resize(foto, (16, 16), "area")
         miniatura = tf.cast(tf.image.rgb_to_grayscale(pequena)[..., 0], tf.float16)
         return foto, tf.reshape(tf.cast(rotulo, tf.float32), (1,)), miniatura
 
-    fatia = "+".join(f"train[{parte.inicio}:{parte.fim}]" for parte in partes)
-    pares = leitor(builder, fatia)
-    if int(pares.cardinality()) != sum(map(len, partes)):
+    fatias = [f"train[{parte.linhas.start}:{parte.linhas.stop}]" for parte in partes]
+    pares = leitor(builder, "+".join(fatias))
+    if int(pares.cardinality()) != sum(len(parte.linhas) for parte in partes):
         raise ErroClaro(
             "o leitor tem de entregar uma foto por linha da fatia, na mesma ordem: não pode "
             "filtrar nem repetir fotos."
@@ -203,12 +197,12 @@ def calcula(
     saidas = roda(com_miniaturas(leitor, builder, partes))
     for parte in partes:
         try:
-            linhas = list(itertools.islice(saidas, len(parte)))
+            lidas = list(itertools.islice(saidas, len(parte.linhas)))
         except tf.errors.OpError as erro:
             raise dados.danificado(builder, erro) from erro
-        if len(linhas) < len(parte):
+        if len(lidas) < len(parte.linhas):
             raise dados.danificado(builder)
-        mapas, vetores, rotulos, miniaturas = map(np.stack, zip(*linhas, strict=True))
+        mapas, vetores, rotulos, miniaturas = map(np.stack, zip(*lidas, strict=True))
         arrays = {"vetores": vetores, "rotulos": rotulos, "miniaturas": miniaturas}
         if not np.array_equal(mapas, vetores):
             if not np.abs(mapas).max() <= np.finfo("float16").max:

@@ -191,7 +191,6 @@ RUINS = {
     "fica só com os cachorros": lambda lidas: lidas.filter(lambda img, y: y == 1),
     "repete as fotos": lambda lidas: lidas.repeat(2),
     "não dá o rótulo": lambda lidas: lidas.map(lambda img, y: img),
-    "dá dois rótulos": lambda lidas: lidas.map(lambda img, y: (img, tf.stack([y, 1 - y]))),
     "dá outro tamanho": lambda lidas: lidas.map(lambda img, y: (img[:200], y)),
     "falha com os gatos": lambda lidas: lidas.map(
         lambda img, y: (tf.ensure_shape(img[: tf.cast(1 + 223 * y, tf.int32)], (224, 224, 3)), y)
