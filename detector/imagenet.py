@@ -7,75 +7,48 @@ vez, só o `miolo` da foto; se continua baixa, a resposta é "nenhum dos dois".
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import keras
 import numpy as np
 from scipy.special import expit, logsumexp, softmax
 
-from detector import backbones
+from detector import backbones, lite
 from detector.ambiente import ErroClaro
-from detector.pesos import pesos_do_pip
+from detector.dados import LADO
 
 # Na ordem da ILSVRC2012, a dos códigos do WordNet (n01440764, n01443537…), como em toda rede daqui.
 CACHORROS = range(151, 269)  # do chihuahua, n02085620, ao pelado mexicano, n02113978
 GATOS = range(281, 286)  # do gato malhado, n02123045, ao mau egípcio, n02124075
 CONHECIDAS = dict.fromkeys(["cachorro", "cachorros", "dog", "dogs"], CACHORROS)
 CONHECIDAS |= dict.fromkeys(["gato", "gatos", "cat", "cats"], GATOS)
-LOTE = 1000  # vetores por vez: os logits de 20.000, de uma vez só, ocupariam 80 MB
+LOTE = 1000  # vetores por vez, em `nota`: os logits de 20.000 ocupariam 80 MB
 Cabecas = list[tuple[np.ndarray, np.ndarray]]  # de cada rede: kernel (canais, 1000), bias (1000,)
 
 
-def cabecas(nomes: str) -> Cabecas:
-    """A cabeça da ImageNet de cada rede de `nomes` (ver `backbones.cria`), em float32.
+def cabeca(nome: str) -> tuple[np.ndarray, np.ndarray]:
+    """A da rede `nome` na ImageNet, em float32: kernel (canais, 1000) e bias (1000,).
 
-    Vazia, com uma frase, se a de alguma não veio ou não lê o vetor que o backbone devolve.
+    Levanta ErroClaro se ela não veio, ou não é uma única Dense depois da média.
     """
-    try:
-        return [_cabeca(nome) for nome in nomes.split("+")]
-    except ErroClaro as erro:  # o detector vive sem ela
-        print(f'Sem a cabeça da ImageNet de {nomes}, não haverá "nenhum dos dois": {erro}')
-        return []
-
-
-def _cabeca(nome: str) -> tuple[np.ndarray, np.ndarray]:
-    """A de uma rede só; ErroClaro se ela não veio ou não é uma única Dense depois da média."""
-    if nome in backbones.LITE:
-        pesos = pesos_do_pip(nome)
+    if nome in lite.LADOS:
+        pesos = lite.pesos_do_pip(nome)
         return pesos["fc.weight"].T, pesos["fc.bias"]  # no PyTorch, (1000, 1280)
     rede = backbones.monta_do_keras(nome, weights="imagenet")
-    *_, media, fim = (c for c in rede.layers if not isinstance(c, keras.layers.Dropout))
-    if [type(media), type(fim)] != [keras.layers.GlobalAveragePooling2D, keras.layers.Dense]:
+    camadas = [c for c in rede.layers if not isinstance(c, keras.layers.Dropout)]
+    tipos = [type(camada) for camada in camadas[-2:]]
+    if tipos != [keras.layers.GlobalAveragePooling2D, keras.layers.Dense]:
         raise ErroClaro("ela não é uma única camada Dense depois da média.")
-    return tuple(fim.get_weights())
+    return tuple(camadas[-1].get_weights())
 
 
-def indices_das_classes(
-    classes: Sequence[str], vetores: np.ndarray, cabecas: Cabecas, y: np.ndarray
-) -> np.ndarray:
-    """Índices, de 0 a 999, do que na ImageNet são as classes do dataset.
-
-    Os de gatos e cachorros já se sabem. Os de outras são os que as fotos lembram: probabilidade
-    média acima de 1/1000, a do acaso, nas fotos de uma das classes. A média é de cada classe para
-    a de poucas fotos não sumir na outra. vetores: (n, canais), do treino. y: (n,), 0 ou 1.
-    """
-    nomes = {nome.lower() for nome in classes}
-    if nomes <= CONHECIDAS.keys():
-        return np.array(sorted({i for nome in nomes for i in CONHECIDAS[nome]}))
-    lembradas = set()
-    for classe in np.unique(y):
-        destas = vetores[y == classe]
-        somas = [softmax(z, axis=-1).mean(axis=0).sum(axis=0) for z in _logits(destas, cabecas)]
-        lembradas |= {*np.flatnonzero(sum(somas) / len(destas) > 1 / 1000)}
-    return np.array(sorted(lembradas))
-
-
-def _logits(vetores: np.ndarray, cabecas: Cabecas) -> Iterator[np.ndarray]:
-    """De cada LOTE de vetores, os logits float32 (redes, até LOTE, 1000)."""
+def _logits(vetores: np.ndarray, cabecas: Cabecas) -> np.ndarray:
+    """O que cada cabeça diz dos canais da rede dela: float32 (redes, n, 1000)."""
     fins = np.cumsum([len(kernel) for kernel, _ in cabecas])
-    for lote in np.split(vetores, range(LOTE, len(vetores), LOTE)):
-        partes = zip(np.split(lote, fins[:-1], axis=1), cabecas, strict=True)
-        yield np.stack([np.float32(parte) @ kernel + bias for parte, (kernel, bias) in partes])
+    logits = []
+    for canais, (kernel, bias) in zip(np.split(vetores, fins[:-1], axis=1), cabecas, strict=True):
+        logits.append(np.float32(canais) @ kernel + bias)
+    return np.stack(logits)
 
 
 def limiar(notas: np.ndarray, nota_do_vazio: float | np.ndarray) -> float:
@@ -91,9 +64,10 @@ def limiar(notas: np.ndarray, nota_do_vazio: float | np.ndarray) -> float:
 
 def fotos_vazias() -> np.ndarray:
     """Fotos sem nada, (7, 224, 224, 3) em [0, 1]: cinco tons de cinza e dois chuviscos."""
-    forma, acaso = (backbones.LADO, backbones.LADO, 3), np.random.default_rng(0)
-    pontos = [*np.linspace(0, 1, 5), acaso.random((*forma[:2], 1)), acaso.random(forma)]
-    return np.stack([np.broadcast_to(ponto, forma) for ponto in pontos]).astype("float32")
+    forma, acaso = (LADO, LADO, 3), np.random.default_rng(0)
+    lisas = [np.full(forma, cinza) for cinza in np.linspace(0, 1, 5)]
+    em_cinza = np.repeat(acaso.random((LADO, LADO, 1)), 3, axis=2)
+    return np.stack([*lisas, em_cinza, acaso.random(forma)]).astype("float32")
 
 
 def miolo(foto: np.ndarray) -> np.ndarray:
@@ -121,9 +95,14 @@ class Conhecidas:
         """
         if not self.cabecas:
             return np.full(len(vetores), np.inf, "float32")
-        outras, lotes = np.setdiff1d(np.arange(1000), self.indices), _logits(vetores, self.cabecas)
-        chances = [[logsumexp(z[..., i], axis=-1) for i in (self.indices, outras)] for z in lotes]
-        return np.concatenate([(dentro - fora).mean(axis=0) for dentro, fora in chances])
+        outras = np.setdiff1d(np.arange(1000), self.indices)
+        notas = []
+        for inicio in range(0, len(vetores), LOTE):
+            logits = _logits(vetores[inicio : inicio + LOTE], self.cabecas)
+            dentro = logsumexp(logits[..., self.indices], axis=-1)
+            fora = logsumexp(logits[..., outras], axis=-1)
+            notas.append((dentro - fora).mean(axis=0))
+        return np.concatenate(notas)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Tudo em arrays, para ser guardado."""
@@ -141,10 +120,28 @@ class Conhecidas:
 
 
 def aprende(nomes: str, classes: Sequence[str], vetores: np.ndarray, y: np.ndarray) -> Conhecidas:
-    """O que as redes `nomes` sabem das `classes`; vetores (n, canais) e y (n, 1), os do treino."""
-    achadas = cabecas(nomes)
-    indices = indices_das_classes(classes, vetores, achadas, np.ravel(y)) if achadas else []
-    return Conhecidas(achadas, np.array(indices, int))
+    """O que as redes `nomes`, como em `backbones.cria`, sabem das `classes`.
+
+    As classes da ImageNet que são gatos e cachorros já se sabem. De outro dataset, são as que as
+    fotos lembram: probabilidade média acima de 1/1000, a do acaso, nas fotos de uma das classes. A
+    média é de cada classe para a de poucas fotos não sumir na outra. vetores: (n, canais), e y:
+    (n, 1), os do treino. Se a cabeça de alguma rede não veio ou não serve, diz isso numa frase, e
+    nada será recusado.
+    """
+    try:
+        cabecas = [cabeca(nome) for nome in nomes.split("+")]
+    except ErroClaro as erro:  # o detector vive sem ela
+        print(f'Sem a cabeça da ImageNet de {nomes}, não haverá "nenhum dos dois": {erro}')
+        return Conhecidas([], np.zeros(0, int))
+    indices, bichos = set(), {nome.lower() for nome in classes}
+    if bichos <= CONHECIDAS.keys():
+        indices.update(*(CONHECIDAS[bicho] for bicho in bichos))
+    else:
+        for classe in (0, 1):
+            logits = _logits(vetores[np.ravel(y) == classe], cabecas)
+            chances = softmax(logits, axis=-1).mean(axis=(0, 1))
+            indices.update(np.flatnonzero(chances > 1 / 1000))
+    return Conhecidas(cabecas, np.array(sorted(indices)))
 
 
 def chance(nota: float) -> float:

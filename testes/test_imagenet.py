@@ -1,7 +1,5 @@
 """A nota é a da rede inteira, o limiar recusa o que não tem nada, e sem a cabeça tudo continua."""
 
-import functools
-
 import keras
 import numpy as np
 import pytest
@@ -30,7 +28,7 @@ def rede_do_keras(meio):
 
 
 def test_a_nota_e_a_conta_feita_sem_pressa_e_nas_unidas_a_media():
-    cabecas = imagenet.cabecas("EfficientNetLite0+EfficientNetLite1")
+    cabecas = [imagenet.cabeca(nome) for nome in ("EfficientNetLite0", "EfficientNetLite1")]
     vetores = np.random.default_rng(0).random((3, 2560), dtype="float32")
     logits = [v @ k + b for v, (k, b) in zip(np.split(vetores, 2, axis=1), cabecas, strict=True)]
     for n in (1, 2):
@@ -42,38 +40,37 @@ def test_a_nota_e_a_conta_feita_sem_pressa_e_nas_unidas_a_media():
 def test_a_nota_de_uma_rede_do_keras_e_a_que_a_rede_inteira_daria_a_foto(monkeypatch):
     rede, mapas = rede_do_keras(layers.Dropout(0.5)), np.random.default_rng(0).random((3, 2, 2, 8))
     monkeypatch.setattr(keras.applications, "Xception", lambda weights: rede)
-    sabe = imagenet.Conhecidas(imagenet.cabecas("Xception"), PETS)
+    sabe = imagenet.Conhecidas([imagenet.cabeca("Xception")], PETS)
     esperadas = conta(rede.predict(mapas, verbose=0), PETS)
     np.testing.assert_allclose(sabe.nota(mapas.mean(axis=(1, 2))), esperadas, atol=1e-4)
 
 
 def test_os_indices_de_gatos_e_de_cachorros_sao_os_deles(amostra, backbone):
     fotos, y = zip(*dados.le(amostra, "train[0:60]").as_numpy_iterator(), strict=True)
-    X, cabecas = backbone.predict(np.stack(fotos), verbose=0), imagenet.cabecas("EfficientNetLite0")
-    acha = functools.partial(imagenet.indices_das_classes, vetores=X, cabecas=cabecas, y=y)
-    gatos, cachorros = acha(["Cat"]), acha(["dogs"])
-    assert set(acha(["gato", "cachorro"])) == {*gatos, *cachorros} == set(PETS)
-    codigos = tfds.core.tfds_path("datasets/imagenet2012/labels.txt").read_text().split()
-    pontas = [(codigos[i[0]], codigos[i[-1]], len(i)) for i in (gatos, cachorros)]
-    assert pontas == [("n02123045", "n02124075", 5), ("n02085620", "n02113978", 118)]
-    nota_de_gato, nota_de_cachorro = (
-        imagenet.Conhecidas(cabecas, i).nota(X) for i in (gatos, cachorros)
+    X = backbone.predict(np.stack(fotos), verbose=0)
+    gatos, cachorros, os_dois = (
+        imagenet.aprende("EfficientNetLite0", classes, X, y)
+        for classes in (["Cat"], ["dogs"], ["gato", "cachorro"])
     )
-    assert roc_auc_score(y, nota_de_cachorro - nota_de_gato) > 0.85
+    assert set(os_dois.indices) == {*gatos.indices, *cachorros.indices} == set(PETS)
+    codigos = tfds.core.tfds_path("datasets/imagenet2012/labels.txt").read_text().split()
+    pontas = [(codigos[i[0]], codigos[i[-1]], len(i)) for i in (gatos.indices, cachorros.indices)]
+    assert pontas == [("n02123045", "n02124075", 5), ("n02085620", "n02113978", 118)]
+    assert roc_auc_score(y, cachorros.nota(X) - gatos.nota(X)) > 0.85
 
 
-def test_as_classes_de_outro_dataset_sao_as_que_as_fotos_lembram_ate_na_classe_menor():
+def test_as_classes_de_outro_dataset_sao_as_que_as_fotos_lembram_ate_na_classe_menor(monkeypatch):
     """1.500 fotos que são da classe 7, e 15 em que a 9 mal aparece, espalhadas entre elas."""
     y = np.arange(1515) % 101 == 50
     logits = np.full((1515, 1000), -20, "float32")
     logits[:, 500] = np.log(0.9)
     logits[~y, 7], logits[y, 9] = np.log(0.1), np.log(0.01)
     logits[:, 11] = np.log(0.0005)
-    direta = [(np.eye(1000, dtype="float32"), np.zeros(1000, "float32"))]  # o vetor é os logits
-    achados = imagenet.indices_das_classes(["rosa", "gato"], logits, direta, y.astype(int))
-    assert achados.tolist() == [7, 9, 500]
-    obtidas = imagenet.Conhecidas(direta, achados).nota(logits)
-    np.testing.assert_allclose(obtidas, conta(logits, achados), atol=1e-3)
+    direta = np.eye(1000, dtype="float32"), np.zeros(1000, "float32")  # o vetor é os logits
+    monkeypatch.setattr(imagenet, "cabeca", lambda nome: direta)
+    sabe = imagenet.aprende("EfficientNetLite0", ["rosa", "gato"], logits, y.astype(int))
+    assert sabe.indices.tolist() == [7, 9, 500]
+    np.testing.assert_allclose(sabe.nota(logits), conta(logits, sabe.indices), atol=1e-3)
 
 
 def test_o_limiar_deixa_passar_99_por_cento_das_fotos_e_nunca_uma_sem_nada(backbone):
@@ -83,7 +80,7 @@ def test_o_limiar_deixa_passar_99_por_cento_das_fotos_e_nunca_uma_sem_nada(backb
     assert passam == pytest.approx(0.99, abs=0.002)
     lisas = np.random.default_rng(0).random((8, 1, 1, 3)) * np.ones((1, 224, 224, 1))
     vetores = backbone.predict(np.concatenate([imagenet.fotos_vazias(), lisas]), verbose=0)
-    sem_nada = imagenet.Conhecidas(imagenet.cabecas("EfficientNetLite0"), PETS).nota(vetores)
+    sem_nada = imagenet.Conhecidas([imagenet.cabeca("EfficientNetLite0")], PETS).nota(vetores)
     assert (sem_nada < imagenet.limiar(np.full(100, -9.0), sem_nada[:-8])).all()
 
 

@@ -30,7 +30,7 @@ from roda_notebook import celulas
 import detector
 
 RAPIDO = POUCAS | {"pula": SO_MOSTRAM}
-TRES_PARTES = RAPIDO | {"depois": {"comeca": "detector.partes.FOTOS_POR_PARTE = 20"}}
+TRES_PARTES = RAPIDO | {"depois": {"comeca": "detector.caracteristicas.FOTOS_POR_PARTE = 20"}}
 PUBLICADOS = ("classificador.npz", "detector_dogs_cats.keras", "metricas.json", "suspeitas.csv")
 
 # Onde matar, na ordem em que o notebook passa por lá: o meio de uma conta, tantos segundos depois
