@@ -16,6 +16,7 @@ from detector.conversao import Copia
 from detector.dados import Builder, classes
 from detector.fotos import EXTENSOES
 
+INFO = "[0-9]*/dataset_info.json"  # e não a de um preparo morto, em incomplete.ABC_4.0.1
 AMOSTRA = pathlib.Path(__file__).parent / "amostra/cats_vs_dogs_amostra/1.0.0"
 
 
@@ -64,7 +65,7 @@ def _perto_de(pasta: pathlib.Path) -> pathlib.Path | None:
     """A DATA_DIR que tem o cats_vs_dogs preparado, de quem apontou para ela ou para perto dela."""
     acima = [p.parent for p in (pasta, pasta.parent) if p.name == "cats_vs_dogs"]
     for raiz in (pasta, *acima, pasta / "tensorflow_datasets"):
-        if any((raiz / "cats_vs_dogs").glob("*/dataset_info.json")):
+        if any((raiz / "cats_vs_dogs").glob(INFO)):
             if raiz != pasta:
                 print(f"{pasta}: o cats_vs_dogs preparado está em {raiz}, e é ele que uso")
             return raiz
@@ -172,7 +173,7 @@ def _prepara(nome: str, raiz: pathlib.Path, grava: Callable[[], None]) -> Builde
 def _preparado(nome: str, raiz: pathlib.Path) -> Builder | None:
     """O dataset que está em `raiz`, se está; ErroClaro se ele se estragou, OSError se não o lê."""
     try:
-        for info in (raiz / nome).glob("*/dataset_info.json"):
+        for info in (raiz / nome).glob(INFO):
             builder = tfds.builder_from_directory(info.parent)
             if builder.info.splits["train"].num_examples:
                 return builder

@@ -63,6 +63,7 @@ def test_o_que_ja_esta_preparado_e_usado_e_restos_de_um_preparo_morto_nao(tmp_pa
     for pasta in (pronta, resto):
         pasta.mkdir(parents=True)
         (pasta / "cats_vs_dogs-train.tfrecord-00000-of-00001").write_bytes(b"pela metade")
+    (resto / "dataset_info.json").write_text("{")
     os.utime(resto, (0, 0))
     zip_, perto = faz_zip(tmp_path / "f.zip"), "o cats_vs_dogs preparado está em"
     for dataset, data_dir, arquivo, dito in [
