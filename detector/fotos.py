@@ -68,16 +68,13 @@ def abre_foto(foto: Any, nome: str = "a foto") -> np.ndarray:
         raise ErroClaro(f"{nome} tem mais de 100 milhões de pixels; reduza-a antes.") from erro
     except PIL.UnidentifiedImageError as erro:
         raise ErroClaro(f"{nome} não é uma foto ({LIDOS}), ou está danificada.") from erro
-    except MemoryError as erro:
-        raise ErroClaro(f"{nome} não pôde ser lida (falta memória).") from erro
     except Exception as erro:  # cada formato falha à sua maneira: OSError, SyntaxError, ValueError…
-        if causa := getattr(erro, "strerror", None):  # o computador falhou, e não a foto
+        memoria = "falta memória" if isinstance(erro, MemoryError) else None
+        if causa := memoria or getattr(erro, "strerror", None):  # falhou o computador, não a foto
             raise ErroClaro(f"{nome} não pôde ser lida ({causa}).") from erro
         raise ErroClaro(f"{nome} está danificada ou incompleta; use outra cópia dela.") from erro
     if falta:
-        erro = FotoIncompleta(
-            f"{nome} está danificada ou incompleta: falta o fim do arquivo; use outra cópia dela."
-        )
+        erro = FotoIncompleta(f"{nome} está incompleta: falta o fim do arquivo; use outra cópia.")
         erro.foto = pronta
         raise erro
     return pronta
@@ -133,7 +130,7 @@ def _decodifica(foto: Any, nome: str) -> tuple[PIL.Image.Image, bool]:
         imagem = PIL.Image.open(foto, formats=FORMATOS)
     finally:
         PIL.ImageFile.LOAD_TRUNCATED_IMAGES = False
-    return _carrega(imagem, LIMITE_PIXELS), False
+    return _carrega(imagem), False
 
 
 def _jpeg(foto: BinaryIO) -> tuple[PIL.Image.Image, bool]:
@@ -158,12 +155,13 @@ def _jpeg(foto: BinaryIO) -> tuple[PIL.Image.Image, bool]:
 def _inteiro(foto: BinaryIO) -> PIL.Image.Image:
     foto.seek(0)
     imagem = PIL.JpegImagePlugin.JpegImageFile(foto)  # o PIL.Image.open recusa 200 megapixels
-    em_camadas = "progressive" in imagem.info  # este fica inteiro na memória
-    return _carrega(imagem, LIMITE_PIXELS if em_camadas else LIMITE_REDUZIDA)
+    return _carrega(imagem)
 
 
-def _carrega(imagem: PIL.Image.Image, limite: int) -> PIL.Image.Image:
-    if imagem.width * imagem.height > limite:
+def _carrega(imagem: PIL.Image.Image) -> PIL.Image.Image:
+    em_camadas = "progressive" in imagem.info  # este JPEG fica inteiro na memória
+    reduz = imagem.format == "JPEG" and not em_camadas
+    if imagem.width * imagem.height > (LIMITE_REDUZIDA if reduz else LIMITE_PIXELS):
         raise PIL.Image.DecompressionBombError
     reducao = min(1, 1.5 * LADO_MAXIMO / max(imagem.size))  # com folga; só o JPEG obedece
     imagem.draft(None, tuple(max(1, int(lado * reducao)) for lado in imagem.size))
