@@ -16,52 +16,49 @@ from glob import glob
 from typing import BinaryIO, NamedTuple
 
 import detector.pastas as pastas  # `from detector import` carregaria o TensorFlow
-from detector.ambiente import ErroClaro, caminho, motivo
+from detector.ambiente import ErroClaro, caminho, no_disco
 from detector.fotos import abre_arquivo, parece_foto
 
 MAX_BYTES = 50_000_000  # num zip; acima disto, é mais provável uma armadilha para a memória
+NAO_SAO_FOTOS = "arquivo que não é foto", "arquivos que não são fotos"
 EM_PORTUGUES = {"cat": "gatos", "dog": "cachorros"}
 
 
 class Foto(NamedTuple):
-    """Um arquivo. abre: para ler, ou ErroClaro se não dá. resumo: muda com o conteúdo."""
+    """Um arquivo. abre: para ler, ou ErroClaro se não dá."""
 
     nome: str
     abre: Callable[[], BinaryIO]
-    resumo: Callable[[], object]
     classe: str = ""
+
+    def sha256(self) -> str | None:
+        """None se não se pode ler; quem a copiar dirá por quê."""
+        resumo = hashlib.sha256()
+        try:
+            with self.abre() as arquivo:
+                while pedaco := arquivo.read(1 << 20):
+                    resumo.update(pedaco)
+        except (OSError, ErroClaro):
+            return None
+        return resumo.hexdigest()
 
 
 def da_pasta(pasta: pathlib.Path) -> list[Foto]:
     """O que há na pasta, menos o que é do sistema. Levanta ErroClaro se não pode ser lida."""
-    return [
-        Foto(nome, *(functools.partial(faz, pasta / nome) for faz in (abre_arquivo, _sha256)))
-        for nome in pastas.visiveis(pasta)
-    ]
-
-
-def _sha256(onde: pathlib.Path) -> str | None:
-    """None se não é um arquivo que se possa ler; quem o copiar dirá por quê."""
-    resumo = hashlib.sha256()
-    try:
-        with abre_arquivo(onde) as arquivo:
-            while pedaco := arquivo.read(1 << 20):
-                resumo.update(pedaco)
-    except (OSError, ErroClaro):
-        return None
-    return resumo.hexdigest()
+    nomes = pastas.visiveis(pasta)
+    return [Foto(nome, functools.partial(abre_arquivo, pasta / nome)) for nome in nomes]
 
 
 @contextlib.contextmanager
 def do_zip(arquivo: pathlib.Path) -> Iterator[list[Foto]]:
     """O que há no zip, menos o que é do sistema ou sairia da pasta; ErroClaro se não é um zip."""
+    if not arquivo.exists():
+        raise ErroClaro(f"{arquivo} não existe; verifique o caminho.")
+    if arquivo.is_dir():
+        raise ErroClaro(f"{arquivo} é uma pasta; o lugar dela é em DATASET.")
     try:
-        aberto = zipfile.ZipFile(arquivo)
-    except FileNotFoundError as erro:
-        raise ErroClaro(f"{arquivo} não existe; verifique o caminho.") from erro
-    except OSError as erro:
-        pasta = "é uma pasta; o lugar dela é em DATASET" if arquivo.is_dir() else None
-        raise ErroClaro(f"{arquivo} {pasta or f'não pôde ser lido ({motivo(erro)})'}.") from erro
+        with no_disco("ler", arquivo, "aponte para outro zip"):
+            aberto = zipfile.ZipFile(arquivo)
     except (zipfile.BadZipFile, ValueError) as erro:
         raise ErroClaro(
             f"{arquivo} não é um zip inteiro; se é de outro tipo, descompacte-o."
@@ -71,8 +68,7 @@ def do_zip(arquivo: pathlib.Path) -> Iterator[list[Foto]]:
         for item in aberto.infolist():
             nome = posixpath.normpath(item.filename.replace("\\", "/").lstrip("/"))
             if not item.is_dir() and not pastas.do_sistema(nome):
-                tira = functools.partial(_tira, aberto, item)
-                dentro.append(Foto(nome, tira, lambda item=item: (item.CRC, item.file_size)))
+                dentro.append(Foto(nome, functools.partial(_tira, aberto, item)))
         yield dentro
 
 
@@ -91,31 +87,42 @@ def _tira(aberto: zipfile.ZipFile, item: zipfile.ZipInfo) -> BinaryIO:
 
 def com_classe(todos: list[Foto], onde: pathlib.Path) -> list[Foto]:
     """As fotos que têm uma classe, com ela; diz o que entendeu e o que deixou de lado."""
-    sao_fotos = [foto for foto in todos if parece_foto(foto.nome, foto.abre)]
-    if not sao_fotos:
+    fotos = [foto for foto in todos if parece_foto(foto.nome, foto.abre)]
+    if not fotos:
         zips = [foto.nome for foto in todos if foto.nome.lower().endswith(".zip")]
         dica = f"; há {', '.join(zips[:3])}: descompacte, ou aponte para um deles" if zips else ""
         raise ErroClaro(f"não há fotos em {onde}{dica}.")
-    lidas = pastas.entende([foto.nome for foto in sao_fotos], onde)
-    prontas = [
+    lidas = pastas.entende([foto.nome for foto in fotos], onde)
+    sem_classe = [foto.nome for foto in fotos if foto.nome not in lidas]
+    print(_o_que_li(list(lidas.values()), sem_classe, len(todos) - len(fotos), onde))
+    return [
         foto._replace(nome=pastas.legivel(foto.nome), classe=lidas[foto.nome].classe)
-        for foto in sao_fotos
+        for foto in fotos
         if foto.nome in lidas
     ]
-    sem_classe = [foto.nome.rpartition("/")[0] for foto in sao_fotos if foto.nome not in lidas]
-    quantas = collections.Counter(foto.classe for foto in prontas)
-    lugares = sorted({f"{lida.onde or onde.name}/" for lida in lidas.values()})
-    dito = [f"{quantas[c]} {EM_PORTUGUES.get(c.lower(), c)}" for c in sorted(quantas)]
-    dito += sorted({lida.como for lida in lidas.values()})
-    sobra = []
+
+
+def _o_que_li(
+    lidas: list[pastas.Lida], sem_classe: list[str], outros: int, onde: pathlib.Path
+) -> str:
+    """Como em "li train/: 12 gatos, 12 cachorros, pelo nome do arquivo"; e o que ficou de lado."""
+    lugares = sorted({f"{lida.onde or onde.name}/" for lida in lidas})
+    quantas = collections.Counter(lida.classe for lida in lidas)
+    classes = [f"{quantas[c]} {EM_PORTUGUES.get(c.lower(), c)}" for c in sorted(quantas)]
+    deixei = []
     if sem_classe:
-        de_onde = ", ".join(sorted({pasta or onde.name for pasta in sem_classe})[:3])
-        sobra = [f"{len(sem_classe)} fotos sem classe, de {de_onde}"]
-    if len(sao_fotos) < len(todos):
-        sobra.append(f"{len(todos) - len(sao_fotos)} arquivos que não são fotos")
-    deixei = f"; deixei de lado {' e '.join(sobra)}" if sobra else ""
-    print(f"li {' e '.join(lugares)}: {', '.join(dito)}{deixei}")
-    return prontas
+        de_onde = sorted({nome.rpartition("/")[0] or onde.name for nome in sem_classe})
+        fotos = quantos(len(sem_classe), "foto", "fotos")
+        deixei.append(f"{fotos} sem classe, de {', '.join(de_onde[:3])}")
+    if outros:
+        deixei.append(quantos(outros, *NAO_SAO_FOTOS))
+    fim = f"; deixei de lado {' e '.join(deixei)}" if deixei else ""
+    return f"li {' e '.join(lugares)}: {', '.join(classes)}, {lidas[0].como}{fim}"
+
+
+def quantos(n: int, um: str, varios: str) -> str:
+    """Como em "1 foto" e "2 fotos"."""
+    return f"{n} {um if n == 1 else varios}"
 
 
 def caminhos(entradas: Iterable[str | os.PathLike]) -> list[pathlib.Path]:
@@ -127,14 +134,15 @@ def caminhos(entradas: Iterable[str | os.PathLike]) -> list[pathlib.Path]:
         onde = caminho(entrada)
         if os.path.isdir(onde):
             todos = sorted(onde / nome for nome in pastas.visiveis(onde))
-            fotos = [a for a in todos if parece_foto(a.name, lambda a=a: abre_arquivo(a))]
+            fotos = [a for a in todos if parece_foto(a.name, functools.partial(abre_arquivo, a))]
             outros += len(todos) - len(fotos)
-        elif os.path.exists(onde) or not (fotos := sorted(map(pathlib.Path, glob(str(onde))))):
-            abre_arquivo(entrada).close()
+        elif os.path.exists(onde):
             fotos = [onde]
+        elif not (fotos := sorted(map(pathlib.Path, glob(str(onde))))):  # nem todo terminal o faz
+            abre_arquivo(onde)  # diz por que não
         achados += fotos
     if outros:
-        print(f"deixei de lado {outros} arquivos que não são fotos", file=sys.stderr)
+        print(f"deixei de lado {quantos(outros, *NAO_SAO_FOTOS)}", file=sys.stderr)
     if not achados:
         raise ErroClaro("não há nenhuma foto aí; indique fotos, ou uma pasta com fotos.")
     return list(dict.fromkeys(achados))

@@ -7,7 +7,7 @@ import pathlib
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import BinaryIO
 
 import PIL.Image
@@ -16,43 +16,46 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.image_classification import cats_vs_dogs
 from tqdm import tqdm
 
-from detector import arquivos, pastas
-from detector.acervo import Foto
+from detector import pastas
+from detector.acervo import Foto, quantos
 from detector.ambiente import ErroClaro, sem_stderr
 from detector.fotos import abre_foto
 
 MAX_PIXELS = 100_000_000
 MINIMO_POR_CLASSE = 10
-HORA = 3600  # segundos
-Converte = Callable[[BinaryIO], bytes]
 
 
 class Copia(cats_vs_dogs.CatsVsDogs, skip_registration=True):
     """O cats_vs_dogs do TFDS, com as fotos que recebe no lugar das do download, e as classes delas.
 
     Não se registra. Com o mesmo nome, grava o mesmo que o original: depois, quem lê é
-    `tfds.load("cats_vs_dogs")`. converte: devolve o JPEG da foto, ou levanta ErroClaro.
+    `tfds.load("cats_vs_dogs")`. converte: do arquivo de uma foto, devolve o JPEG, ou
+    levanta ErroClaro.
     """
 
-    name = "cats_vs_dogs"
-
-    def __init__(self, fotos: list[Foto], converte: Converte, data_dir: pathlib.Path, nome=name):
-        self.fotos, self.converte, self.name, self.recusadas = fotos, converte, nome, []
+    def __init__(self, nome: str, fotos: list[Foto], converte: Callable, data_dir: pathlib.Path):
+        self.name = nome
+        self.fotos = fotos
+        self.converte = converte
+        self.recusadas = []
         super().__init__(data_dir=data_dir)
 
     def _info(self):
         classes = {foto.classe for foto in self.fotos}
-        classes = sorted(classes, key=lambda c: (pastas.tipo(c) == "dog", c))  # cachorro é a 1
-        rotulo = {"label": tfds.features.ClassLabel(names=classes)}
-        features = tfds.features.FeaturesDict(dict(super()._info().features) | rotulo)
-        pares = ("image", "label")
-        return tfds.core.DatasetInfo(builder=self, features=features, supervised_keys=pares)
+        em_ordem = sorted(classes, key=lambda c: (pastas.tipo(c) == "dog", c))  # cachorro é a 1
+        features = dict(super()._info().features)
+        features["label"] = tfds.features.ClassLabel(names=em_ordem)
+        return tfds.core.DatasetInfo(
+            builder=self,
+            features=tfds.features.FeaturesDict(features),
+            supervised_keys=("image", "label"),
+        )
 
     def _split_generators(self, dl_manager):
         return {"train": self._generate_examples()}
 
     def _generate_examples(self):
-        aceitas = {}
+        aceitas = {}  # a classe de cada uma, pelo nome
         for foto in self.fotos:
             try:
                 if foto.nome in aceitas:
@@ -63,13 +66,13 @@ class Copia(cats_vs_dogs.CatsVsDogs, skip_registration=True):
                 self.recusadas.append(f"{foto.nome}: {erro}")
                 continue
             aceitas[foto.nome] = foto.classe
-            jpeg = io.BytesIO(jpeg)
-            yield foto.nome, {"image": jpeg, "image/filename": foto.nome, "label": foto.classe}
+            exemplo = {"image": io.BytesIO(jpeg), "image/filename": foto.nome}
+            yield foto.nome, exemplo | {"label": foto.classe}
         quantas = collections.Counter(aceitas.values())
         for classe in self.info.features["label"].names:
             if quantas[classe] < MINIMO_POR_CLASSE:
                 raise ErroClaro(
-                    f"só {quantas[classe]} fotos da classe {classe} puderam ser lidas, e são "
+                    f"li só {quantos(quantas[classe], 'foto', 'fotos')} da classe {classe}, e são "
                     f"precisas {MINIMO_POR_CLASSE}. {_resumo(self.recusadas)}"
                 )
 
@@ -80,34 +83,29 @@ def prepara(copia: Copia) -> None:
     Levanta ErroClaro se sobram menos de 10 fotos de uma classe, OSError se não dá para gravar.
     """
     pasta = pathlib.Path(copia.data_path)
-    for resto in pasta.parent.glob("incomplete.*"):  # de preparos mortos; o TFDS não os apaga
-        if resto.stat().st_mtime < time.time() - HORA:
+    for resto in pasta.parent.glob("incomplete.*"):  # o TFDS não os apaga
+        if resto.stat().st_mtime < time.time() - 3600:  # nada nele há uma hora: o preparo morreu
             shutil.rmtree(resto)
     tfds.disable_progress_bar()  # as do TFDS vão para o stderr, que o Jupyter mostra em vermelho
+    copia.fotos = tqdm(copia.fotos, "Preparando as fotos", mininterval=1, file=sys.stdout)
     por_cima = tfds.download.DownloadConfig(download_mode=tfds.GenerateMode.REUSE_CACHE_IF_EXISTS)
-    with (
-        tqdm(copia.fotos, "Preparando as fotos", mininterval=1, file=sys.stdout) as copia.fotos,
-        contextlib.redirect_stdout(io.StringIO()),  # o TFDS diria, em inglês, que está baixando
-    ):
-        try:
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # o TFDS diria que está baixando
             copia.download_and_prepare(download_config=por_cima)
-        except (RuntimeError, tf.errors.OpError) as erro:  # assim o TFDS conta que o disco encheu
-            raise OSError(str(erro).rpartition("; ")[2]) from erro
+    except (RuntimeError, tf.errors.OpError) as erro:  # assim o TFDS conta que o disco encheu
+        raise OSError(str(erro).rpartition("; ")[2]) from erro
+    finally:
+        copia.fotos.close()
     if copia.recusadas:
         print(_resumo(copia.recusadas))
 
 
 def _resumo(recusadas: list[str]) -> str:
-    reticencias = "…" if len(recusadas) > 5 else ""
-    return f"Ficaram de fora {len(recusadas)} arquivos: {'; '.join(recusadas[:5])}{reticencias}"
-
-
-@contextlib.contextmanager
-def reservada(raiz: pathlib.Path) -> Iterator[None]:
-    """Uma execução de cada vez prepara ou baixa em `raiz`; as outras esperam."""
-    espera = f"Outra execução está preparando fotos em {raiz}; espero por ela."
-    with arquivos.trava(raiz / "cats_vs_dogs.lock", espera):
-        yield
+    if not recusadas:
+        return ""
+    fim = "…" if len(recusadas) > 5 else ""
+    deixei = quantos(len(recusadas), "arquivo", "arquivos")
+    return f"Deixei de fora {deixei}: {'; '.join(recusadas[:5])}{fim}"
 
 
 def em_pe(arquivo: BinaryIO) -> bytes:

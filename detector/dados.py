@@ -119,10 +119,10 @@ def lista(builder: Builder, n: int | None = None) -> pd.DataFrame:
         decoders={"image": tfds.decode.SkipDecoding()},
         read_config=EM_ORDEM,
     )
-    colunas = ("image/filename", "label", "image")
     try:
         for lote in codificadas.batch(100).as_numpy_iterator():  # de 1 em 1 custa mais
-            for nome, rotulo, foto in zip(*(lote[coluna] for coluna in colunas), strict=True):
+            trios = zip(lote["image/filename"], lote["label"], lote["image"], strict=True)
+            for nome, rotulo, foto in trios:
                 resumo = hashlib.sha256(b"\0".join([nome, str(rotulo).encode(), foto]))
                 linhas.append((nome.decode(), int(rotulo), resumo.hexdigest()))
     except tf.errors.OpError as erro:
@@ -131,7 +131,7 @@ def lista(builder: Builder, n: int | None = None) -> pd.DataFrame:
         raise danificado(builder)
     tabela = pd.DataFrame(linhas, columns=["arquivo", "rotulo", "sha256"])
     de_cada = [int((tabela["rotulo"] == classe).sum()) for classe in (0, 1)]
-    if n < MINIMO_DE_FOTOS or min(de_cada) < MINIMO_POR_CLASSE or sum(de_cada) < n:
+    if n < MINIMO_DE_FOTOS or min(de_cada) < MINIMO_POR_CLASSE:
         raise ErroClaro(
             f"encontrei {n} fotos, {de_cada[0]} da classe 0 e {de_cada[1]} da classe 1; são "
             f"precisas pelo menos {MINIMO_DE_FOTOS}, com {MINIMO_POR_CLASSE} de cada classe."

@@ -16,6 +16,7 @@ import PIL.Image
 import PIL.ImageFile
 import PIL.JpegImagePlugin
 import pillow_heif
+from PIL import ImageChops
 
 import detector.pastas as pastas  # `from detector import` carregaria o TensorFlow
 from detector.ambiente import ErroClaro, caminho, motivo
@@ -68,17 +69,12 @@ def abre_foto(foto: Any, nome: str = "a foto") -> np.ndarray:
     except PIL.UnidentifiedImageError as erro:
         raise ErroClaro(f"{nome} não é uma foto ({LIDOS}), ou está danificada.") from erro
     except Exception as erro:  # cada formato falha à sua maneira: OSError, SyntaxError, ValueError…
-        causa = (
-            "falta memória" if isinstance(erro, MemoryError) else getattr(erro, "strerror", None)
-        )
-        if causa:  # o computador falhou, e não a foto
+        memoria = "falta memória" if isinstance(erro, MemoryError) else None
+        if causa := memoria or getattr(erro, "strerror", None):  # falhou o computador, não a foto
             raise ErroClaro(f"{nome} não pôde ser lida ({causa}).") from erro
         raise ErroClaro(f"{nome} está danificada ou incompleta; use outra cópia dela.") from erro
     if falta:
-        dito = (
-            f"{nome} está danificada ou incompleta: falta o fim do arquivo; use outra cópia dela."
-        )
-        erro = FotoIncompleta(dito) if falta < 0.5 else ErroClaro(dito)
+        erro = FotoIncompleta(f"{nome} está incompleta: falta o fim do arquivo; use outra cópia.")
         erro.foto = pronta
         raise erro
     return pronta
@@ -89,10 +85,14 @@ def abre_arquivo(dito: str | os.PathLike) -> BinaryIO:
     alvo = caminho(dito)
     try:
         dados = os.stat(alvo)
-        if stat.S_ISREG(dados.st_mode) and dados.st_size <= LIMITE_BYTES:
+        if stat.S_ISDIR(dados.st_mode):
+            falta = "é uma pasta"
+        elif not stat.S_ISREG(dados.st_mode):
+            falta = "não é um arquivo comum"
+        elif dados.st_size > LIMITE_BYTES:
+            falta = "é grande demais para uma foto"
+        else:
             return open(alvo, "rb")
-        tipos = {stat.S_IFDIR: "é uma pasta", stat.S_IFREG: "é grande demais para uma foto"}
-        falta = tipos.get(stat.S_IFMT(dados.st_mode), "não é um arquivo comum")
     except (FileNotFoundError, NotADirectoryError, ValueError):
         falta = "não existe"
     except OSError as erro:
@@ -112,50 +112,56 @@ def parece_foto(nome: str, abre: Callable[[], BinaryIO]) -> bool:
     return any(PIL.Image.OPEN[formato][1](inicio) for formato in FORMATOS)
 
 
-def _decodifica(foto: Any, nome: str) -> tuple[PIL.Image.Image, float]:
-    """A imagem do PIL, já decodificada, e a fração dela que falta; um JPEG grande sai reduzido."""
+def _decodifica(foto: Any, nome: str) -> tuple[PIL.Image.Image, bool]:
+    """A imagem do PIL, já decodificada, e se falta o fim dela; um JPEG grande sai reduzido."""
     if isinstance(foto, PIL.Image.Image):
         foto.load()
-        return foto, 0
+        return foto, False
     if hasattr(foto, "__array__"):
-        return _do_array(np.asarray(foto), nome), 0
+        return _do_array(np.asarray(foto), nome), False
     if not hasattr(foto, "read") or isinstance(foto, io.TextIOBase):
         aceitos = "um caminho, bytes, um arquivo binário aberto, uma imagem do PIL ou um array"
         raise ErroClaro(f"{nome} é {type(foto).__name__}; o que sei abrir é {aceitos}.")
     foto.seek(0)
-    if foto.read(3) != b"\xff\xd8\xff":
-        PIL.ImageFile.LOAD_TRUNCATED_IMAGES = True  # no cabeçalho: um texto ruim não a estraga
-        try:
-            imagem = PIL.Image.open(foto, formats=FORMATOS)
-        finally:
-            PIL.ImageFile.LOAD_TRUNCATED_IMAGES = False
-        return _carrega(imagem, LIMITE_PIXELS), 0
+    if foto.read(3) == b"\xff\xd8\xff":
+        return _jpeg(foto)
+    PIL.ImageFile.LOAD_TRUNCATED_IMAGES = True  # no cabeçalho: um texto ruim não a estraga
     try:
-        return _jpeg(foto), 0
+        imagem = PIL.Image.open(foto, formats=FORMATOS)
+    finally:
+        PIL.ImageFile.LOAD_TRUNCATED_IMAGES = False
+    return _carrega(imagem), False
+
+
+def _jpeg(foto: BinaryIO) -> tuple[PIL.Image.Image, bool]:
+    """O mesmo, de um JPEG; levanta o erro do PIL se falta a metade dele."""
+    try:
+        return _inteiro(foto), False
     except OSError as erro:
         if erro.errno:
             raise
-    # O decodificador inventa o que falta. Se o que se põe no fim não muda nada, não falta nada.
-    foto.seek(0)
-    cortado = foto.read()
-    um, outro = (_jpeg(io.BytesIO(cortado + fim + b"\xff\xd9")) for fim in (b"", bytes(range(255))))
-    if np.array_equal(um, outro):
-        return um, 0
-    # De um JPEG em camadas pode faltar só o detalhe: conta-se o que muda na média de 8×8 pixels.
-    blocos = [np.asarray(imagem.reduce(8), "int16") for imagem in (um, outro)]
-    mudam = np.abs(blocos[0] - blocos[1]).reshape(len(blocos[0]), -1).max(axis=1) > 8
-    return um, max(0.01, 1 - np.argmax(mudam) / len(mudam)) if mudam.any() else 0.01
+        # O decodificador inventa o que falta. Se o que se põe no fim não muda nada, nada falta.
+        foto.seek(0)
+        cortado = foto.read()
+        um = _inteiro(io.BytesIO(cortado + b"\xff\xd9"))
+        outro = _inteiro(io.BytesIO(cortado + bytes(range(255)) + b"\xff\xd9"))
+        # De um JPEG em camadas pode faltar só o detalhe: vale o que muda na média de 8×8 pixels.
+        muda = np.asarray(ImageChops.difference(um.reduce(8), outro.reduce(8))) > 8
+        if muda[: len(muda) // 2].any():
+            raise
+        return um, um != outro
 
 
-def _jpeg(foto: BinaryIO) -> PIL.Image.Image:
+def _inteiro(foto: BinaryIO) -> PIL.Image.Image:
     foto.seek(0)
     imagem = PIL.JpegImagePlugin.JpegImageFile(foto)  # o PIL.Image.open recusa 200 megapixels
-    em_camadas = "progressive" in imagem.info  # este fica inteiro na memória
-    return _carrega(imagem, LIMITE_PIXELS if em_camadas else LIMITE_REDUZIDA)
+    return _carrega(imagem)
 
 
-def _carrega(imagem: PIL.Image.Image, limite: int) -> PIL.Image.Image:
-    if imagem.width * imagem.height > limite:
+def _carrega(imagem: PIL.Image.Image) -> PIL.Image.Image:
+    em_camadas = "progressive" in imagem.info  # este JPEG fica inteiro na memória
+    reduz = imagem.format == "JPEG" and not em_camadas
+    if imagem.width * imagem.height > (LIMITE_REDUZIDA if reduz else LIMITE_PIXELS):
         raise PIL.Image.DecompressionBombError
     reducao = min(1, 1.5 * LADO_MAXIMO / max(imagem.size))  # com folga; só o JPEG obedece
     imagem.draft(None, tuple(max(1, int(lado * reducao)) for lado in imagem.size))

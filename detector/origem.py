@@ -1,7 +1,5 @@
 """De onde vêm as fotos: o que o TFDS já preparou, um zip, a internet, uma pasta ou a amostra."""
 
-import contextlib
-import functools
 import os
 import pathlib
 import zipfile
@@ -11,12 +9,14 @@ import tensorflow_datasets as tfds
 from google.protobuf.json_format import ParseError
 from tensorflow_datasets.image_classification import cats_vs_dogs
 
-from detector import acervo, arquivos, conversao, download, fotos
+from detector import acervo, arquivos, conversao, download
 from detector.acervo import Foto
 from detector.ambiente import ErroClaro, caminho, motivo
 from detector.conversao import Copia
 from detector.dados import Builder, classes
+from detector.fotos import EXTENSOES
 
+INFO = "[0-9]*/dataset_info.json"  # e não a de um preparo morto, em incomplete.ABC_4.0.1
 AMOSTRA = pathlib.Path(__file__).parent / "amostra/cats_vs_dogs_amostra/1.0.0"
 
 
@@ -35,23 +35,20 @@ def abre(
     raiz = caminho(data_dir or tfds.core.constants.DATA_DIR).absolute()
     onde = caminho(dataset).absolute()
     try:
-        if (
-            dataset in ("amostra", "cats_vs_dogs")
-            and os.path.isdir(onde)
-            and not _preparado_em(onde)
-        ):
-            print(f'não li a pasta {dataset}; se é ela que você quer, DATASET = "./{dataset}"')
         if dataset == "amostra":
             _nao_usei("a amostra acompanha o projeto", DATA_DIR=data_dir, ARQUIVO_ZIP=arquivo_zip)
             builder = _amostra('você pediu: DATASET = "amostra"')
         elif dataset == "cats_vs_dogs":
             zip_ = caminho(arquivo_zip) if arquivo_zip else None
-            builder = _cats_vs_dogs(_preparado_em(raiz) or raiz, zip_)
+            builder = _cats_vs_dogs(_perto_de(raiz) or raiz, zip_)
         else:
             _nao_usei(f"li {dataset}", ARQUIVO_ZIP=arquivo_zip)
             builder = _do_usuario(onde, raiz)
+        if dataset in ("amostra", "cats_vs_dogs") and onde.is_dir() and not _perto_de(onde):
+            print(f'não li a pasta {dataset}; se é ela que você quer, DATASET = "./{dataset}"')
     except OSError as erro:
-        raise ErroClaro(f"não consegui ler {erro.filename or onde} ({motivo(erro)}).") from erro
+        causa = erro.__cause__ if isinstance(erro.__cause__, OSError) else erro  # atrás do TFDS
+        raise ErroClaro(f"não consegui ler {causa.filename or onde} ({motivo(causa)}).") from erro
     zero, um = classes(builder)
     total = builder.info.splits["train"].num_examples
     print(f"{builder.info.full_name}: {total} fotos; 0 = {zero}, 1 = {um}")
@@ -64,11 +61,11 @@ def _nao_usei(por_que: str, **parametros: str | os.PathLike | None) -> None:
             print(f"não usei {nome} = {valor}: {por_que}")
 
 
-def _preparado_em(pasta: pathlib.Path) -> pathlib.Path | None:
+def _perto_de(pasta: pathlib.Path) -> pathlib.Path | None:
     """A DATA_DIR que tem o cats_vs_dogs preparado, de quem apontou para ela ou para perto dela."""
     acima = [p.parent for p in (pasta, pasta.parent) if p.name == "cats_vs_dogs"]
     for raiz in (pasta, *acima, pasta / "tensorflow_datasets"):
-        if any((raiz / "cats_vs_dogs").glob("*/dataset_info.json")):
+        if any((raiz / "cats_vs_dogs").glob(INFO)):
             if raiz != pasta:
                 print(f"{pasta}: o cats_vs_dogs preparado está em {raiz}, e é ele que uso")
             return raiz
@@ -77,11 +74,6 @@ def _preparado_em(pasta: pathlib.Path) -> pathlib.Path | None:
 
 def _amostra(por_que: str) -> Builder:
     """A amostra embutida, com um aviso que ninguém deixa de ver."""
-    if not AMOSTRA.is_dir():
-        raise ErroClaro(
-            f"{por_que}, e a amostra não está em {AMOSTRA}. Copie-a do repositório, ou indique "
-            "DATA_DIR ou ARQUIVO_ZIP."
-        )
     print(
         f"{'═' * 72}\nATENÇÃO: ESTA É A AMOSTRA EMBUTIDA, NÃO O DATASET DE VERDADE\n\n"
         "O que é:  1.000 gatos e 1.000 cachorros do CIFAR-10, de 32×32 pixels\n"
@@ -94,54 +86,58 @@ def _amostra(por_que: str) -> Builder:
 
 
 def _cats_vs_dogs(raiz: pathlib.Path, arquivo_zip: pathlib.Path | None) -> Builder:
-    """O cats_vs_dogs; ou as fotos do zip, se ele não é o da Microsoft."""
-    abre = functools.partial(tfds.builder, "cats_vs_dogs", data_dir=raiz)
-    prepara = functools.partial(_baixa_e_prepara, raiz)
-    with contextlib.ExitStack() as no_fim:
-        if arquivo_zip:
-            pronto = _esta_pronto("cats_vs_dogs", abre, raiz)
-            if not pronto or zipfile.is_zipfile(arquivo_zip):
-                dentro = no_fim.enter_context(acervo.do_zip(arquivo_zip))
-                if not _da_microsoft(dentro):
-                    return _das_fotos(dentro, arquivo_zip, raiz)
-                prepara = functools.partial(_prepara_o_da_microsoft, dentro, arquivo_zip, raiz)
-            if pronto:
-                print(f"não usei {arquivo_zip}: as fotos já estão preparadas em {raiz}")
-        try:
-            return _pronto("cats_vs_dogs", abre, raiz, prepara)
-        except ConnectionError as erro:  # o que já chegou fica para a próxima vez
-            return _amostra(f"o download falhou ({erro})")
+    """O que já está preparado em `raiz`, senão o do zip, senão o da internet, senão a amostra.
+
+    Se o zip não é o da Microsoft, são sempre as fotos dele.
+    """
+    pronto = _preparado("cats_vs_dogs", raiz)
+    if arquivo_zip and (not pronto or zipfile.is_zipfile(arquivo_zip)):
+        with acervo.do_zip(arquivo_zip) as dentro:
+            if not _da_microsoft(dentro):
+                return _das_fotos(dentro, arquivo_zip, raiz)
+            if not pronto:
+                return _prepara(
+                    "cats_vs_dogs", raiz, lambda: _grava_o_da_microsoft(dentro, arquivo_zip, raiz)
+                )
+    if pronto:
+        _nao_usei(f"as fotos já estão preparadas em {raiz}", ARQUIVO_ZIP=arquivo_zip)
+        return pronto
+    try:
+        return _prepara("cats_vs_dogs", raiz, lambda: _baixa_e_grava(raiz))
+    except ConnectionError as erro:  # o que já chegou fica para a próxima vez
+        return _amostra(f"o download falhou ({erro})")
 
 
-def _baixa_e_prepara(raiz: pathlib.Path) -> None:
+def _baixa_e_grava(raiz: pathlib.Path) -> None:
     url = cats_vs_dogs._URL
     registro = cats_vs_dogs.CatsVsDogs.url_infos[url]
     arquivo = raiz / "downloads" / registro.filename
     download.baixa(url, arquivo, int(registro.size), registro.checksum)
     with acervo.do_zip(arquivo) as dentro:
-        _prepara_o_da_microsoft(dentro, arquivo, raiz)
+        _grava_o_da_microsoft(dentro, arquivo, raiz)
     arquivo.unlink()
 
 
 def _da_microsoft(dentro: list[Foto]) -> bool:
     """Se cada foto está onde o builder do TFDS a espera: PetImages/Cat/1.jpg."""
-    jpegs = [foto.nome for foto in dentro if foto.nome.lower().endswith(tuple(fotos.EXTENSOES))]
-    return bool(jpegs) and all(map(cats_vs_dogs._NAME_RE.match, jpegs))
+    nomes = [foto.nome for foto in dentro if foto.nome.lower().endswith(tuple(EXTENSOES))]
+    return bool(nomes) and all(cats_vs_dogs._NAME_RE.match(nome) for nome in nomes)
 
 
-def _prepara_o_da_microsoft(dentro: list[Foto], arquivo: pathlib.Path, raiz: pathlib.Path) -> None:
+def _grava_o_da_microsoft(dentro: list[Foto], arquivo: pathlib.Path, raiz: pathlib.Path) -> None:
+    """Com o que o builder do TFDS gravaria; as classes dele são cat e dog."""
     lidas = [f._replace(classe=f.classe.lower()) for f in acervo.com_classe(dentro, arquivo)]
-    conversao.prepara(Copia(lidas, conversao.como_o_tfds, raiz))
+    conversao.prepara(Copia("cats_vs_dogs", lidas, conversao.como_o_tfds, raiz))
 
 
 def _do_usuario(onde: pathlib.Path, raiz: pathlib.Path) -> Builder:
     """As fotos da pasta ou do zip que a pessoa indicou, ou o que o TFDS preparou ali."""
-    if preparado := _preparado_em(onde):
+    if preparado := _perto_de(onde):
         return _cats_vs_dogs(preparado, None)
-    if os.path.isfile(onde):
+    if onde.is_file():
         with acervo.do_zip(onde) as dentro:
             return _das_fotos(dentro, onde, raiz)
-    if os.path.isdir(onde):
+    if onde.is_dir():
         return _das_fotos(acervo.da_pasta(onde), onde, raiz)
     raise ErroClaro(
         f'DATASET = "{onde}" não existe: use "cats_vs_dogs", "amostra" ou uma pasta, ou um zip, '
@@ -152,43 +148,38 @@ def _do_usuario(onde: pathlib.Path, raiz: pathlib.Path) -> Builder:
 def _das_fotos(todos: list[Foto], onde: pathlib.Path, raiz: pathlib.Path) -> Builder:
     """As fotos, copiadas para um dataset cujo nome muda quando elas mudam."""
     lidas = acervo.com_classe(todos, onde)
-    nome = f"pasta_{arquivos.digesto([(f.nome, f.classe, f.resumo()) for f in lidas])}"
-    abre = functools.partial(Copia, lidas, conversao.em_pe, raiz, nome)
-    return _pronto(nome, abre, raiz, lambda: conversao.prepara(abre()))
+    nome = f"pasta_{arquivos.digesto([(f.nome, f.classe, f.sha256()) for f in lidas])}"
+    copia = Copia(nome, lidas, conversao.em_pe, raiz)
+    return _preparado(nome, raiz) or _prepara(nome, raiz, lambda: conversao.prepara(copia))
 
 
-def _pronto(
-    nome: str, abre: Callable[[], Builder], raiz: pathlib.Path, prepara: Callable[[], None]
-) -> Builder:
-    """O builder que `abre` devolve, preparado antes por `prepara` se ainda não estava."""
-    if not _esta_pronto(nome, abre, raiz):
-        try:
-            with conversao.reservada(raiz):
-                if not _esta_pronto(nome, abre, raiz):  # outra execução pode ter preparado
-                    prepara()
-        except ConnectionError:
-            raise
-        except OSError as erro:
-            raise ErroClaro(
-                f"não consegui gravar em {raiz} ({motivo(erro)}). Libere espaço ou mude DATA_DIR, "
-                "e rode de novo: o download continua de onde parou."
-            ) from erro
-    return abre()
-
-
-def _esta_pronto(nome: str, abre: Callable[[], Builder], raiz: pathlib.Path) -> bool:
-    """Levanta ErroClaro se o que está preparado em `raiz` se estragou ou não pode ser lido."""
+def _prepara(nome: str, raiz: pathlib.Path, grava: Callable[[], None]) -> Builder:
+    """O dataset que `grava` deixa em `raiz`, ou o que outra execução acabou de deixar lá."""
+    espera = f"Outra execução está preparando fotos em {raiz}; espero por ela."
     try:
-        builder = abre()
-        if not (pathlib.Path(builder.data_path) / "dataset_info.json").is_file():
-            return False
-        if builder.info.splits["train"].num_examples:
-            return True
-        raise ValueError("sem fotos")
+        with arquivos.trava(raiz / "cats_vs_dogs.lock", espera):
+            if not _preparado(nome, raiz):
+                grava()
+    except ConnectionError:
+        raise
     except OSError as erro:
-        causa = motivo(erro.__cause__ if isinstance(erro.__cause__, OSError) else erro)
-        raise ErroClaro(f"não consegui ler {raiz / nome} ({causa}).") from erro
+        raise ErroClaro(
+            f"não consegui gravar em {raiz} ({motivo(erro)}). Libere espaço ou mude DATA_DIR, "
+            "e rode de novo: o download continua de onde parou."
+        ) from erro
+    return _preparado(nome, raiz)
+
+
+def _preparado(nome: str, raiz: pathlib.Path) -> Builder | None:
+    """O dataset que está em `raiz`, se está; ErroClaro se ele se estragou, OSError se não o lê."""
+    try:
+        for info in (raiz / nome).glob(INFO):
+            builder = tfds.builder_from_directory(info.parent)
+            if builder.info.splits["train"].num_examples:
+                return builder
+            raise ValueError("sem fotos")
     except (ParseError, RuntimeError, ValueError, LookupError) as erro:  # assim falha o TFDS
         raise ErroClaro(
             f"os dados de {raiz / nome} estão danificados. Apague essa pasta e rode de novo."
         ) from erro
+    return None

@@ -1,34 +1,27 @@
 """De que classe é cada foto de uma pasta ou de um zip; aqui só se olham nomes."""
 
 import collections
+import itertools
 import os
 import pathlib
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from detector.ambiente import ErroClaro, motivo
+from detector.ambiente import ErroClaro, no_disco
 
-SISTEMA = {
-    "__macosx",
-    "thumbs.db",
-    "desktop.ini",
-    "icon\r",
-    "@eadir",
-    "#recycle",
-    "$recycle.bin",
-    "lost+found",
-}
+SISTEMA = {"icon\r", "lost+found", "thumbs.db", "desktop.ini"}
+SISTEMA |= {"__macosx", "@eadir", "#recycle", "$recycle.bin"}
 # O que diz cada palavra do nome de uma pasta; as últimas não dizem nada.
-TIPOS = {
+PALAVRAS = {
     "cat": "cat cats gato gatos gata gatas gatinho gatinhos kitten kittens",
     "dog": "dog dogs cachorro cachorros cadela cadelas cao caes perro perros puppy puppies",
     "divisão": "train training treino treinamento val valid validation validacao dev "
     "test testing teste testes",
     "": "set data dataset image images imagem imagens foto fotos photo photos pictures de",
 }
-TIPOS = {palavra: tipo for tipo, palavras in TIPOS.items() for palavra in palavras.split()}
+PALAVRAS = {diz: set(todas.split()) for diz, todas in PALAVRAS.items()}
 BICHOS = {"cat", "dog"}
 
 
@@ -37,7 +30,7 @@ class Lida(NamedTuple):
 
     classe: str
     onde: str
-    como: str
+    como: str = "pela pasta"
 
 
 def legivel(nome: str | os.PathLike) -> str:
@@ -47,8 +40,7 @@ def legivel(nome: str | os.PathLike) -> str:
 
 def do_sistema(nome: str) -> bool:
     """O que o sistema, e não a pessoa, pôs ali; e "..", que sairia da pasta."""
-    partes = nome.split("/")
-    return any(p.startswith(".") or p.casefold() in SISTEMA or not p for p in partes)
+    return any(p.startswith(".") or p.casefold() in SISTEMA for p in nome.split("/"))
 
 
 def visiveis(pasta: pathlib.Path) -> Iterator[str]:
@@ -58,16 +50,17 @@ def visiveis(pasta: pathlib.Path) -> Iterator[str]:
     """
 
     def para(erro: OSError):
-        quem = f"a pasta {legivel(os.path.abspath(erro.filename))} ({motivo(erro)})"
-        raise ErroClaro(f"não consegui ler {quem}; acerte a permissão dela.") from erro
+        with no_disco("ler", legivel(erro.filename), "aponte para outra pasta"):
+            raise erro
 
     vistas = {os.path.realpath(pasta)}  # um atalho pode dar numa pasta de onde se veio
     for onde, subpastas, arquivos in os.walk(pasta, onerror=para, followlinks=True):
         reais = {p: os.path.realpath(os.path.join(onde, p)) for p in sorted(subpastas)}
         subpastas[:] = [p for p in reais if not do_sistema(p) and reais[p] not in vistas]
         vistas.update(reais.values())
-        daqui = pathlib.Path(onde).relative_to(pasta)
-        yield from ((daqui / nome).as_posix() for nome in sorted(arquivos) if not do_sistema(nome))
+        for nome in sorted(arquivos):
+            if not do_sistema(nome):
+                yield pathlib.Path(onde, nome).relative_to(pasta).as_posix()
 
 
 def entende(fotos: Sequence[str], pasta: str | os.PathLike) -> dict[str, Lida]:
@@ -77,57 +70,50 @@ def entende(fotos: Sequence[str], pasta: str | os.PathLike) -> dict[str, Lida]:
     depois nos nomes; senão, duas subpastas quaisquer. Atravessa treino, validação e teste, e as
     pastas que só embrulham outra. Levanta ErroClaro se não há duas classes, ou não se sabe quais.
     """
-    lidas = _pela_palavra(fotos) or _pelo_nome(fotos) or _pelo_lugar(fotos)
+    pastas = {foto: _pastas(foto) for foto in fotos}
+    lidas = _pela_palavra(pastas) or _pelo_nome(fotos) or _pelo_lugar(pastas)
     classes = sorted({lida.classe for lida in lidas.values()})
-    if len(classes) > 2 and {tipo(classe) for classe in classes} == BICHOS:  # cats, Cat e dogs
-        lidas = {nome: lida._replace(classe=tipo(lida.classe)) for nome, lida in lidas.items()}
+    if len(classes) > 2 and {tipo(classe) for classe in classes} == BICHOS:
+        # Cat, cats e dogs: três nomes, mas dois bichos.
+        lidas = {foto: lida._replace(classe=tipo(lida.classe)) for foto, lida in lidas.items()}
     elif len(classes) > 2:
         raise ErroClaro(
             f"encontrei {len(classes)} classes em {pasta} ({', '.join(classes[:6])}), e sei "
             "separar duas: deixe só as pastas delas, ou aponte para uma pasta que só tenha duas."
         )
     elif len({_sem_a_divisao(classe) for classe in classes}) < 2:  # cats_train e cats_test
-        partes = {parte for nome in fotos for parte in nome.split("/")[:-1]}
+        partes = {parte for foto in fotos for parte in foto.split("/")[:-1]}
         divisoes = sorted(parte for parte in partes if tipo(parte) == "divisão")
         tomei = f" (tomei {', '.join(divisoes[:4])} por treino, validação ou teste)"
         raise ErroClaro(
             f"há {len(fotos)} fotos em {pasta}, mas não duas classes{tomei if divisoes else ''}: "
             "são precisas duas subpastas, uma por classe, ou nomes como cat.1.jpg e dog.1.jpg. Se "
-            f"essa pasta é uma das classes, aponte para a que a contém, {_acima(pasta)}."
+            "essa pasta é uma das classes, aponte para a que a contém, "
+            f"{pathlib.Path(pasta).absolute().parent}."
         )
-    fora, *dentro = sorted({tuple(_sem_divisoes(lida.onde)) for lida in lidas.values()}, key=len)
-    if repetida := next((d for d in dentro if d[: len(fora)] == fora), None):
-        raise ErroClaro(
-            f"há as duas classes em {os.path.join(pasta, *repetida)} e também fora dela, talvez as "
-            "mesmas fotos: aponte para ela, ou tire-a dali."
-        )
+    lugares = {_sem_divisoes(lida.onde) for lida in lidas.values()}
+    for fora, dentro in itertools.combinations(sorted(lugares), 2):
+        if dentro.startswith(fora):
+            raise ErroClaro(
+                f"há as duas classes em {pathlib.Path(pasta, dentro)} e também fora dela, talvez "
+                "as mesmas fotos: aponte para ela, ou tire-a dali."
+            )
     return lidas
 
 
-def _acima(pasta: str | os.PathLike) -> pathlib.Path:
-    return pathlib.Path(pasta).absolute().parent
+def _pela_palavra(pastas: Mapping[str, list[Lida]]) -> dict[str, Lida]:
+    """Pelas pastas chamadas gatos, cachorros, cats…; {} se não há dos dois.
 
-
-def _sem_a_divisao(classe: str) -> str:
-    """De "cats_train", "cats"; se não sobra nada, o nome inteiro."""
-    palavras = [palavra for palavra in _palavras(classe) if TIPOS.get(palavra) != "divisão"]
-    return " ".join(palavras) or classe
-
-
-def _pela_palavra(fotos: Sequence[str]) -> dict[str, Lida]:
-    """Pelas pastas chamadas gatos, cachorros, cats…; {} se não há dos dois."""
-    lidas, em = {}, {nome: nome.split("/")[:-1] for nome in fotos}
-    for nome, partes in em.items():
-        if bichos := [i for i, parte in enumerate(partes) if tipo(parte) in BICHOS]:
-            lidas[nome] = _lida(partes, bichos[0])
-    if {tipo(lida.classe) for lida in lidas.values()} != BICHOS:
+    Ao lado delas, uma pasta com outro nome é outra classe.
+    """
+    bichos = []
+    for todas in pastas.values():
+        da_foto = [pasta for pasta in todas if tipo(pasta.classe) in BICHOS]
+        bichos += da_foto[:1]
+    if {tipo(bicho.classe) for bicho in bichos} != BICHOS:
         return {}
-    lugares = {lida.onde for lida in lidas.values()}
-    for nome in em.keys() - lidas.keys():  # ao lado delas, uma pasta com outro nome é outra classe
-        for i, parte in enumerate(em[nome]):
-            if _lida(em[nome], i).onde in lugares and tipo(parte) != "divisão":
-                lidas[nome] = _lida(em[nome], i)
-    return lidas
+    lugares = {bicho.onde for bicho in bichos}
+    return {f: pasta for f, todas in pastas.items() for pasta in todas if pasta.onde in lugares}
 
 
 def _pelo_nome(fotos: Sequence[str]) -> dict[str, Lida]:
@@ -135,48 +121,54 @@ def _pelo_nome(fotos: Sequence[str]) -> dict[str, Lida]:
 
     Nem se, nas pastas em que estão, são poucas: um cat.jpg perdido não desfaz as pastas.
     """
-    lidas, em = {}, collections.Counter(nome.rpartition("/")[0] for nome in fotos)
-    for nome in fotos:
-        onde, _, arquivo = nome.rpartition("/")
-        if (bicho := TIPOS.get("".join(_palavras(arquivo)[:1]))) in BICHOS:
-            lidas[nome] = Lida(bicho, onde, "pelo nome do arquivo")
-    poucas = len(lidas) < sum(em[onde] for onde in {lida.onde for lida in lidas.values()}) / 2
-    return {} if poucas or {lida.classe for lida in lidas.values()} != BICHOS else lidas
+    lidas = {}
+    for foto in fotos:
+        onde, _, arquivo = foto.rpartition("/")
+        bicho = tipo("".join(_palavras(arquivo)[:1]))
+        if bicho in BICHOS:
+            lidas[foto] = Lida(bicho, legivel(onde), "pelo nome do arquivo")
+    lugares = {lida.onde for lida in lidas.values()}
+    vizinhas = [foto for foto in fotos if legivel(foto.rpartition("/")[0]) in lugares]
+    os_dois = {lida.classe for lida in lidas.values()} == BICHOS
+    return lidas if os_dois and len(lidas) >= len(vizinhas) / 2 else {}
 
 
-def _pelo_lugar(fotos: Sequence[str]) -> dict[str, Lida]:
+def _pelo_lugar(pastas: Mapping[str, list[Lida]]) -> dict[str, Lida]:
     """Pela primeira pasta que não é a mesma para todas, nem uma divisão.
 
     Levanta ErroClaro se as duas têm as mesmas subpastas: podem ser divisões com outro nome.
     """
-    lugares = {}  # de cada foto, onde estão as pastas que não são divisões
-    for nome in fotos:
-        partes = nome.split("/")[:-1]
-        lugares[nome] = [i for i, parte in enumerate(partes) if tipo(parte) != "divisão"]
     nivel = 0
-    while len({n.split("/")[i[nivel]] for n, i in lugares.items() if len(i) > nivel}) == 1:
+    while len({todas[nivel].classe for todas in pastas.values() if len(todas) > nivel}) == 1:
         nivel += 1
-    dentro = collections.defaultdict(set)
-    for nome, i in lugares.items():
-        if len(i) > nivel + 1:
-            dentro[nome.split("/")[i[nivel]]].add(nome.split("/")[i[nivel + 1]])
-    iguais = set.intersection(*dentro.values()) if len(dentro) == 2 else set()
-    if len(iguais := [nome for nome in sorted(iguais) if _palavras(nome)]) >= 2:  # 2023 é um álbum
-        fora, dentro = " e ".join(sorted(dentro)), " e ".join(iguais[:4])
+    fundas = [todas[nivel:] for todas in pastas.values() if len(todas) > nivel + 1]
+    pares = {(fora.classe, dentro.classe) for fora, dentro, *_ in fundas}
+    vezes = collections.Counter(dentro for _, dentro in pares)
+    repetidas = sorted(nome for nome in vezes if vezes[nome] > 1 and _palavras(nome))
+    if len(repetidas) > 1:  # uma só, ou 2023 e 2024, são álbuns
         raise ErroClaro(
-            f"não sei se as classes são {fora} ou {dentro}. No primeiro caso, ponha as fotos de "
-            "cada classe numa pasta só; no segundo, aponte para uma das duas pastas de fora."
+            f"não sei se as classes são {' e '.join(sorted({fora for fora, _ in pares}))} ou "
+            f"{' e '.join(repetidas[:4])}. No primeiro caso, ponha as fotos de cada classe numa "
+            "pasta só; no segundo, aponte para uma das pastas de fora."
         )
-    return {n: _lida(n.split("/"), i[nivel]) for n, i in lugares.items() if len(i) > nivel}
+    return {foto: todas[nivel] for foto, todas in pastas.items() if len(todas) > nivel}
 
 
-def _lida(partes: list[str], i: int) -> Lida:
-    classe = unicodedata.normalize("NFC", legivel(partes[i]))
-    return Lida(classe, "/".join(partes[:i]), "pela pasta")
+def _pastas(foto: str) -> list[Lida]:
+    """Cada pasta em que a foto está, menos as divisões, como se fosse a classe dela."""
+    partes = unicodedata.normalize("NFC", legivel(foto)).split("/")[:-1]
+    todas = [Lida(parte, "/".join(partes[:i])) for i, parte in enumerate(partes)]
+    return [pasta for pasta in todas if tipo(pasta.classe) != "divisão"]
 
 
-def _sem_divisoes(onde: str) -> list[str]:
-    return [parte for parte in onde.split("/") if parte and tipo(parte) != "divisão"]
+def _sem_divisoes(onde: str) -> str:
+    return "".join(f"{parte}/" for parte in onde.split("/") if parte and tipo(parte) != "divisão")
+
+
+def _sem_a_divisao(classe: str) -> str:
+    """De "cats_train", "cats"; se não sobra nada, o nome inteiro."""
+    palavras = [palavra for palavra in _palavras(classe) if palavra not in PALAVRAS["divisão"]]
+    return " ".join(palavras) or classe
 
 
 def _palavras(nome: str) -> list[str]:
@@ -187,6 +179,8 @@ def _palavras(nome: str) -> list[str]:
 
 def tipo(pasta: str) -> str | None:
     """cat, dog ou divisão, se o nome da pasta não diz mais nada: de "hot dog", None."""
-    tipos = {TIPOS.get(palavra) for palavra in _palavras(legivel(pasta))} - {""}
-    tipos = tipos - {"divisão"} or tipos
-    return tipos.pop() if len(tipos) == 1 else None
+    palavras = set(_palavras(pasta)) - PALAVRAS[""]
+    sem_divisao = palavras - PALAVRAS["divisão"]
+    if palavras and not sem_divisao:
+        return "divisão"
+    return next((b for b in BICHOS if sem_divisao and sem_divisao <= PALAVRAS[b]), None)

@@ -3,7 +3,6 @@
 import contextlib
 import http.server
 import threading
-import time
 
 
 class Atende(http.server.BaseHTTPRequestHandler):
@@ -27,10 +26,7 @@ class Atende(http.server.BaseHTTPRequestHandler):
         if len(servidor.pedidos) > servidor.mal_ate:
             self.wfile.write(corpo)
             return
-        corpo = corpo[: servidor.por_conexao]
-        for i in range(0, len(corpo), servidor.gole):
-            self.wfile.write(corpo[i : i + servidor.gole])
-            time.sleep(0.05)
+        self.wfile.write(corpo[: servidor.por_conexao])
         if servidor.cala:
             servidor.acabou.wait()
 
@@ -39,14 +35,14 @@ class Servidor(http.server.ThreadingHTTPServer):
     """Entrega `conteudo` e guarda em `pedidos` o que lhe pedem.
 
     status, com_faixa: o que responde a quem pede tudo, e a quem pede uma parte.
-    por_conexao, gole, cala: só manda tantos bytes, aos poucos, e depois desliga ou se cala.
-    mal_ate: depois de tantos pedidos, por_conexao, gole e cala já não valem.
+    por_conexao, cala: só manda tantos bytes, e depois desliga ou se cala.
+    mal_ate: depois de tantos pedidos, por_conexao e cala já não valem.
     certificado: o contexto do `ssl`, para atender por HTTPS.
     """
 
     daemon_threads = True
     status, com_faixa, tipo, certificado = 200, 206, "application/zip", None
-    por_conexao, gole, cala, mal_ate = None, 10**9, False, 1000
+    por_conexao, cala, mal_ate = None, False, 1000
 
     def handle_error(self, request, client_address):
         """Quem pediu desligou antes do fim: não é defeito do servidor."""

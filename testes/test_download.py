@@ -17,7 +17,7 @@ from servidor_falso import servindo
 
 from detector import download
 
-ARQUIVO = bytes(range(256)) * 1000
+ARQUIVO = bytes(range(256)) * 1024
 METADE = len(ARQUIVO) // 2
 SHA256 = hashlib.sha256(ARQUIVO).hexdigest()
 NINGUEM = "http://127.0.0.1:9"  # uma porta em que ninguém atende
@@ -59,11 +59,11 @@ def test_conexao_cortada_na_metade_e_retomada_de_onde_parou(parcial):
     assert baixa(NINGUEM, parcial) == ARQUIVO  # o que já está no disco não precisa da rede
 
 
-@pytest.mark.parametrize(("status", "total"), [(200, 2), (416, 3)])
-def test_servidor_que_nao_continua_faz_recomecar_do_inicio(parcial, capsys, status, total):
+@pytest.mark.parametrize("status", [200, 416])
+def test_servidor_que_nao_continua_faz_recomecar_do_inicio(parcial, capsys, status):
     with servindo(ARQUIVO, com_faixa=status) as servidor:
         assert baixa(servidor.url, parcial) == ARQUIVO
-    assert servidor.pedidos == ["GET", f"GET bytes={METADE}-", "GET"][:total]
+    assert servidor.pedidos == ["GET", f"GET bytes={METADE}-", "GET"]
     assert "recomeço do início" in capsys.readouterr().out
 
 
@@ -82,13 +82,6 @@ def test_morto_no_meio_a_proxima_execucao_continua(parcial):
         chegou = parcial.stat().st_size
         assert baixa(servidor.url, parcial) == ARQUIVO
     assert servidor.pedidos == ["GET", "GET", "GET", f"GET bytes={chegou}-"]
-
-
-def test_servidor_que_manda_a_conta_gotas_e_largado_e_chamado_de_novo(parcial):
-    with servindo(ARQUIVO, gole=20, mal_ate=2) as servidor:
-        assert baixa(servidor.url, parcial, espera=1) == ARQUIVO
-    lento, rapido = (int(pedido[len("GET bytes=") : -1]) for pedido in servidor.pedidos[1:3])
-    assert lento == METADE < rapido < len(ARQUIVO)
 
 
 def test_conteudo_diferente_do_original_e_apagado(parcial):
@@ -110,15 +103,17 @@ def test_disco_cheio_nao_e_culpa_da_rede(parcial):
     [
         ({"status": 403}, "o servidor respondeu 403: acesso proibido"),
         ({"com_faixa": 503}, "o servidor respondeu 503: está com problemas, tente mais tarde"),
-        ({"tipo": "text/html"}, "veio uma página no lugar do arquivo: a rede talvez peça login"),
+        ({"tipo": "text/html"}, "veio uma página no lugar do arquivo; talvez peça login"),
         ({"conteudo": ARQUIVO[:-1]}, "o servidor parou antes do fim do arquivo"),
-        ({"por_conexao": 0}, "a conexão caiu no meio do download"),
-        ({"por_conexao": 0, "cala": True}, "o servidor parou de mandar, ou manda devagar demais"),
+        ({"por_conexao": 0}, "a conexão com o servidor caiu no meio do download"),
+        ({"por_conexao": 0, "cala": True}, "o servidor não respondeu a tempo"),
     ],
 )
 def test_servidor_que_nao_entrega_nao_prende_e_o_que_veio_fica(parcial, jeito, frase):
     with servindo(**{"conteudo": ARQUIVO} | jeito) as servidor:
-        assert falha(servidor.url, parcial, espera=0.5) == frase and len(servidor.pedidos) < 6
+        assert (
+            falha(servidor.url, parcial, espera=0.5).endswith(frase) and len(servidor.pedidos) < 6
+        )
 
 
 def test_certificado_que_nao_vale_e_recusado_numa_frase(parcial, monkeypatch):
@@ -148,7 +143,7 @@ def test_proxy_que_recusa_pede_senha_ou_se_cala_e_dito_logo(parcial, monkeypatch
         ):
             monkeypatch.setenv("no_proxy", "")
             monkeypatch.setenv("https_proxy", proxy)
-            assert falha("https://a.invalid", parcial) == frase
+            assert falha("https://a.invalid", parcial, prazo=1) == frase
 
 
 def test_sem_rede_a_frase_diz_se_foi_o_nome_ou_a_porta(parcial, monkeypatch):

@@ -63,6 +63,7 @@ def test_o_que_ja_esta_preparado_e_usado_e_restos_de_um_preparo_morto_nao(tmp_pa
     for pasta in (pronta, resto):
         pasta.mkdir(parents=True)
         (pasta / "cats_vs_dogs-train.tfrecord-00000-of-00001").write_bytes(b"pela metade")
+    (resto / "dataset_info.json").write_text("{")
     os.utime(resto, (0, 0))
     zip_, perto = faz_zip(tmp_path / "f.zip"), "o cats_vs_dogs preparado está em"
     for dataset, data_dir, arquivo, dito in [
@@ -91,7 +92,7 @@ def test_o_que_ja_esta_preparado_e_usado_e_restos_de_um_preparo_morto_nao(tmp_pa
         ("cats_vs_dogs", RAIZ / "LICENSE/tfds", "bom.zip", "não consegui gravar.*mude DATA_DIR"),
         ("cats_vs_dogs", "tfds", "so_gatos.zip", "não duas classes"),
         ("tres", "tfds", None, "encontrei 3 classes"),
-        ("poucas", "tfds", None, "só 9 fotos da classe gatos"),
+        ("poucas", "tfds", None, "só 9 fotos da classe gatos, e são precisas 10"),
     ],
 )
 def test_o_que_nao_serve_e_recusado_e_nao_deixa_dataset_pela_metade(
@@ -121,7 +122,7 @@ def test_o_zip_da_o_mesmo_que_o_builder_do_tfds_e_tfds_load_o_serve(tmp_path, ca
     original = Original(data_dir=tmp_path / "original")
     original.download_and_prepare()
     nosso = origem.abre("cats_vs_dogs", tmp_path / "nosso", arquivo)
-    assert "Ficaram de fora 1738 arquivos" in capsys.readouterr().out
+    assert "Deixei de fora 1738 arquivos" in capsys.readouterr().out
     assert dados.lista(nosso).equals(dados.lista(original))
     servido = tfds.load("cats_vs_dogs", split="train", data_dir=tmp_path / "nosso", download=False)
     assert len(servido) == 24
@@ -147,8 +148,8 @@ def test_foto_ruim_do_zip_fica_de_fora_e_e_dita(tmp_path, capfd):
         arquivo = faz_zip(tmp_path / "f.zip", [*ruins, *fora])
         builder = origem.abre("cats_vs_dogs", tmp_path / metade[0][:3], arquivo)
         dito, vermelho = capfd.readouterr()
-        assert "Ficaram de fora 3 arquivos" in dito and "Corrupt JPEG" not in vermelho
-        assert "deixei de lado 1 arquivos que não são fotos" in dito
+        assert "Deixei de fora 3 arquivos" in dito and "Corrupt JPEG" not in vermelho
+        assert "deixei de lado 1 arquivo que não é foto" in dito
         assert builder.info.splits["train"].num_examples == 25
         for nome in metade:
             assert f"{nome}.jpg: {RUINS[nome][1]}" in dito
@@ -163,7 +164,7 @@ def test_uma_pasta_vira_dataset_e_muda_com_as_fotos(tmp_path, capsys):
     (pasta / "gatos/10.png").rename(pasta / "gatos" / os.fsdecode(b"\xe7\xe3.png"))
     antes = origem.abre(pasta, tmp_path / "tfds", "sobrou.zip")
     dito = capsys.readouterr().out
-    assert "li bichos/: 11 gatos, 11 lobos, pela pasta; deixei de lado 1 arquivos que não" in dito
+    assert "li bichos/: 11 gatos, 11 lobos, pela pasta; deixei de lado 1 arquivo que não é" in dito
     assert "não usei ARQUIVO_ZIP = sobrou.zip" in dito
     fotos, lidas = dados.lista(antes), dados.pega(dados.le, antes, range(22), prepara=None)
     assert dados.classes(antes) == ["gatos", "lobos"]

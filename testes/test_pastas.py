@@ -24,6 +24,7 @@ ENTENDIDAS = {  # os lugares das fotos: as duas classes, e quantas fotos ficam s
     "cat_train dog_train cat_test": ("cat dog", 0),
     "train/Cat train/Dog test/cats": ("cat dog", 0),
     "Gato_. dog-. foto.": ("cat dog", 3),
+    "images masks": ("images masks", 0),
     "train/hot_dog train/not_hot_dog": ("hot_dog not_hot_dog", 0),
     "maca maca/a. maca/b. maca/cat. uva uva/a. uva/b. uva/dog.": ("maca uva", 0),
     "doente/2023 doente/2024 saudavel/2023 saudavel/2024": ("doente saudavel", 0),
@@ -47,15 +48,14 @@ def test_as_duas_classes_sao_achadas_onde_estiverem(lugares):
     [
         ("cats dogs panda", r"3 classes em .*p \(cats, dogs, panda\)"),
         ("train/rosas train/lirios test/tulipas", "3 classes"),
-        (
-            "seg_train/rosas seg_train/lirios seg_test/rosas seg_test/lirios",
-            "não sei se as classes",
-        ),
+        ("um/rosas um/lirios dois/rosas dois/lirios", "classes são dois e um ou lirios e rosas"),
+        ("a/rosas a/lirios b/rosas b/lirios c/lirios", "não sei se as classes são a e b e c"),
         ("cats_train cats_test", "não duas classes"),
         ("valid invalid", r"não duas classes \(tomei valid por"),
         ("train test1", "há 6 fotos em .*não duas classes.*cat.1.jpg"),
         ("cat.", "se essa pasta é uma das classes, aponte para a que a contém, /alto."),
-        ("train/cats train/dogs x/train/cats x/train/dogs", "aponte para ela|também fora dela"),
+        ("train/cats train/dogs x/train/cats x/train/dogs", "classes em /alto/p/x e também fora"),
+        ("a/dog. b/cat. b/x/dog.", "aponte para ela"),
     ],
 )
 def test_o_que_e_ambiguo_e_recusado_dizendo_para_onde_apontar(lugares, dito):
