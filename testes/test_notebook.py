@@ -129,7 +129,7 @@ def test_a_segunda_vez_nao_refaz_nada_e_o_que_se_entrega_estava_pronto_antes_do_
     """Dado o que a primeira vez deixou, só o modelo é gravado de novo, com os mesmos pesos."""
     shutil.copytree(pronto, tmp_path, dirs_exist_ok=True)
     antes = gravacoes(tmp_path)
-    termina(sessao(tmp_path, pula=["licao_horas"], depois=ENTREGA["depois"], **POUCAS))
+    termina(sessao(tmp_path, depois=ENTREGA["depois"], **POUCAS))
     assert gravacoes(tmp_path) == antes and metricas(tmp_path)["imagens_extraidas"] == 0
     assert resultados(tmp_path) == resultados(pronto)
     entregue = {a.name: a.read_bytes() for a in (tmp_path / "entregue").iterdir()}
