@@ -19,7 +19,7 @@ from detector.ambiente import ErroClaro, caminho, no_disco
 
 # Escolhidos à mão entre o que dão as cópias (espelhadas, reduzidas, regravadas) e as outras fotos.
 CORRELACAO, COSSENO = 0.97, 0.4  # das miniaturas; dos vetores
-VOLTAS, VIZINHAS, BITS_DIFERENTES = 12, 3, 6
+POR_FOTO = 5  # de quantas anteriores, no máximo, uma foto é dita cópia
 
 
 def discordancias(y: np.ndarray, p: np.ndarray) -> np.ndarray:
@@ -36,44 +36,51 @@ def copias(miniaturas: np.ndarray, vetores: np.ndarray) -> list[tuple[int, int]]
     """Pares (i, j), i < j, de fotos que são a mesma, mesmo espelhada, reduzida ou regravada.
 
     miniaturas: (n, 16, 16), em tons de cinza. vetores: (n, canais), um por foto.
-    O tempo e a memória crescem em linha quase reta com n: só se comparam os `_candidatos`. De
-    dezenas de fotos iguais saem pares que as ligam, não todos os pares.
+    Cada foto é comparada com todas as anteriores. De dezenas de fotos iguais saem pares que as
+    ligam, não todos os pares.
     """
-    pares = [np.empty((0, 2), int)]
+    pares = []
     for i, j in _candidatos(miniaturas):
-        uma, outra, espelho = map(_normais, (miniaturas[i], miniaturas[j], miniaturas[i, :, ::-1]))
-        pixels = np.maximum((uma * outra).sum(axis=1), (espelho * outra).sum(axis=1))
-        i, j = i[pixels > CORRELACAO], j[pixels > CORRELACAO]
+        uma, outra = _normais(miniaturas[i]), _normais(miniaturas[j])
+        direta = (uma * outra).sum(axis=(1, 2))
+        espelhada = (uma * outra[:, :, ::-1]).sum(axis=(1, 2))
         cossenos = (unitarios(vetores[i]) * unitarios(vetores[j])).sum(axis=1)
-        pares.append(np.sort(np.column_stack([i, j])[cossenos > COSSENO], axis=1))
-    return [(int(i), int(j)) for i, j in np.unique(np.concatenate(pares), axis=0)]
+        copiadas = (np.maximum(direta, espelhada) > CORRELACAO) & (cossenos > COSSENO)
+        pares += zip(i[copiadas].tolist(), j[copiadas].tolist(), strict=True)
+    return sorted(pares)
 
 
 def _candidatos(miniaturas: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Pares (i, j) que podem ser cópias, em 36 levas de até n, seja qual for n.
+    """Pares (i, j), i < j, que podem ser cópias: nenhum outro tem tanta correlação.
 
-    Cada volta resume a foto em 64 bits: o lado em que ela está de 64 planos sorteados (Charikar,
-    STOC 2002). Nas fotos em ordem de resumo, cópias caem quase sempre lado a lado. O resumo é da
-    miniatura somada ao seu espelho, e por isso o mesmo para as duas.
+    Uma miniatura é a soma de duas: a metade que o espelho não muda e a que ele troca de sinal. A
+    correlação de duas fotos, a direta ou a espelhada, é o produto das primeiras, mais ou menos o
+    das segundas, que nunca passa do produto das normas. É essa soma que se procura.
     """
-    planos = np.random.default_rng(0).standard_normal((256, 64 * VOLTAS), dtype="float32")
-    resumos = [np.empty((0, VOLTAS), "uint64")]
-    for inicio in range(0, len(miniaturas), 5000):
-        bloco = miniaturas[inicio : inicio + 5000].astype("float32")
-        lados = _normais(bloco + bloco[:, :, ::-1]) @ planos > 0
-        resumos.append(np.packbits(lados, axis=1).view("uint64"))
-    for resumo in np.concatenate(resumos).T:
-        ordem = np.argsort(resumo, kind="stable")
-        for passo in range(1, VIZINHAS + 1):
-            i, j = ordem[:-passo], ordem[passo:]
-            perto = np.bitwise_count(resumo[i] ^ resumo[j]) <= BITS_DIFERENTES
-            yield i[perto], j[perto]
+    normais = _normais(miniaturas)
+    espelhos = normais[:, :, ::-1]
+    iguais = (normais + espelhos)[:, :, :8].reshape(-1, 128) / np.sqrt(2)  # a outra metade repete
+    trocadas = np.linalg.norm(normais - espelhos, axis=(1, 2)) / 2
+    linhas = np.column_stack([iguais, trocadas]).astype("float32")
+    for inicio in range(0, len(linhas), 256):
+        bloco = linhas[inicio : inicio + 256]
+        fim = inicio + len(bloco)
+        produtos = bloco @ linhas[:fim].T
+        produtos[:, inicio:] = np.tril(produtos[:, inicio:], -1)  # só com as anteriores
+        for _ in range(POR_FOTO):
+            anteriores = produtos.argmax(axis=1)
+            perto = np.flatnonzero(produtos.max(axis=1) > CORRELACAO)
+            if not len(perto):
+                break
+            yield anteriores[perto], inicio + perto
+            produtos[perto, anteriores[perto]] = 0
 
 
 def _normais(miniaturas: np.ndarray) -> np.ndarray:
-    """Cada miniatura em linha, com média 0 e norma 1: o produto de duas é a correlação delas."""
-    linhas = miniaturas.reshape(-1, 256).astype("float32")
-    return unitarios(linhas - linhas.mean(axis=1, keepdims=True))
+    """As mesmas (n, 16, 16), com média 0 e norma 1: o produto de duas é a correlação delas."""
+    centradas = miniaturas - miniaturas.mean(axis=(1, 2), keepdims=True, dtype="float32")
+    normas = np.linalg.norm(centradas, axis=(1, 2), keepdims=True)
+    return centradas / np.maximum(normas, 1e-12)
 
 
 def unitarios(vetores: np.ndarray) -> np.ndarray:
