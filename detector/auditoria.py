@@ -4,13 +4,12 @@ E o caminho de volta: as fotos que a pessoa, depois de olhar, tirou do treino.
 """
 
 import codecs
-import contextlib
 import io
 import os
 import pathlib
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -36,51 +35,32 @@ def copias(miniaturas: np.ndarray, vetores: np.ndarray) -> list[tuple[int, int]]
     """Pares (i, j), i < j, de fotos que são a mesma, mesmo espelhada, reduzida ou regravada.
 
     miniaturas: (n, 16, 16), em tons de cinza. vetores: (n, canais), um por foto.
-    Cada foto é comparada com todas as anteriores. De dezenas de fotos iguais saem pares que as
-    ligam, não todos os pares.
+    Cada foto é comparada com todas as anteriores, em blocos: a memória não cresce com n². De
+    dezenas de fotos iguais saem pares que as ligam, não todos os pares.
     """
-    pares = []
-    for i, j in _candidatos(miniaturas):
-        uma, outra = _normais(miniaturas[i]), _normais(miniaturas[j])
-        direta = (uma * outra).sum(axis=(1, 2))
-        espelhada = (uma * outra[:, :, ::-1]).sum(axis=(1, 2))
-        cossenos = (unitarios(vetores[i]) * unitarios(vetores[j])).sum(axis=1)
-        copiadas = (np.maximum(direta, espelhada) > CORRELACAO) & (cossenos > COSSENO)
-        pares += zip(i[copiadas].tolist(), j[copiadas].tolist(), strict=True)
-    return sorted(pares)
-
-
-def _candidatos(miniaturas: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Pares (i, j), i < j, que podem ser cópias: nenhum outro tem tanta correlação.
-
-    Uma miniatura é a soma de duas: a metade que o espelho não muda e a que ele troca de sinal. A
-    correlação de duas fotos, a direta ou a espelhada, é o produto das primeiras, mais ou menos o
-    das segundas, que nunca passa do produto das normas. É essa soma que se procura.
-    """
-    normais = _normais(miniaturas)
+    linhas = miniaturas.reshape(-1, 256).astype("float32")
+    normais = unitarios(linhas - linhas.mean(axis=1, keepdims=True)).reshape(-1, 16, 16)
     espelhos = normais[:, :, ::-1]
-    iguais = (normais + espelhos)[:, :, :8].reshape(-1, 128) / np.sqrt(2)  # a outra metade repete
-    trocadas = np.linalg.norm(normais - espelhos, axis=(1, 2)) / 2
-    linhas = np.column_stack([iguais, trocadas]).astype("float32")
+    # O que o espelho não muda e o que ele troca de sinal; as outras 8 colunas repetem estas. A
+    # correlação de duas fotos é a soma dos dois produtos; com uma espelhada, é a diferença.
+    iguais = (normais + espelhos)[:, :, :8].reshape(-1, 128) / 2**0.5
+    trocadas = (normais - espelhos)[:, :, :8].reshape(-1, 128) / 2**0.5
+    pares = []
     for inicio in range(0, len(linhas), 256):
-        bloco = linhas[inicio : inicio + 256]
-        fim = inicio + len(bloco)
-        produtos = bloco @ linhas[:fim].T
-        produtos[:, inicio:] = np.tril(produtos[:, inicio:], -1)  # só com as anteriores
+        fim = min(inicio + 256, len(linhas))
+        correlacoes = np.abs(trocadas[inicio:fim] @ trocadas[:fim].T)
+        correlacoes += iguais[inicio:fim] @ iguais[:fim].T
+        correlacoes[:, inicio:] = np.tril(correlacoes[:, inicio:], -1)  # só com as anteriores
         for _ in range(POR_FOTO):
-            anteriores = produtos.argmax(axis=1)
-            perto = np.flatnonzero(produtos.max(axis=1) > CORRELACAO)
-            if not len(perto):
+            i, j = correlacoes.argmax(axis=1), np.arange(inicio, fim)
+            parecidas = correlacoes[j - inicio, i] > CORRELACAO
+            if not parecidas.any():
                 break
-            yield anteriores[perto], inicio + perto
-            produtos[perto, anteriores[perto]] = 0
-
-
-def _normais(miniaturas: np.ndarray) -> np.ndarray:
-    """As mesmas (n, 16, 16), com média 0 e norma 1: o produto de duas é a correlação delas."""
-    centradas = miniaturas - miniaturas.mean(axis=(1, 2), keepdims=True, dtype="float32")
-    normas = np.linalg.norm(centradas, axis=(1, 2), keepdims=True)
-    return centradas / np.maximum(normas, 1e-12)
+            i, j = i[parecidas], j[parecidas]
+            cossenos = (unitarios(vetores[i]) * unitarios(vetores[j])).sum(axis=1)
+            pares += np.column_stack([i, j])[cossenos > COSSENO].tolist()
+            correlacoes[j - inicio, i] = 0
+    return sorted((i, j) for i, j in pares)
 
 
 def unitarios(vetores: np.ndarray) -> np.ndarray:
@@ -141,7 +121,8 @@ def fora_do_treino(fotos: pd.DataFrame, arquivo: str | os.PathLike | None) -> np
         exemplos = f"{', '.join(perdidas[:3])}; nele, os nomes são como {fotos['arquivo'].iloc[0]}"
         print(f"  {len(perdidas)} linhas não são fotos deste dataset, como {exemplos}")
     for rotulo, antes in fotos["rotulo"][no_treino].value_counts().items():
-        if (ficam := (no_treino & ~fora & (fotos["rotulo"] == rotulo)).sum()) < antes / 2:
+        ficam = (no_treino & ~fora & (fotos["rotulo"] == rotulo)).sum()
+        if ficam < antes / 2:
             raise ErroClaro(
                 f"FOTOS_FORA: {arquivo} deixaria no treino só {ficam} das {antes} fotos da classe "
                 f"{rotulo}. Confira o arquivo; para treinar com menos fotos, use MAX_IMAGENS."
@@ -158,12 +139,7 @@ def le_tabela(arquivo: pathlib.Path) -> pd.DataFrame:
     """Um CSV, do pandas ou do Excel, com a coluna `arquivo`; ErroClaro se não é um."""
     with no_disco("ler FOTOS_FORA,", arquivo, "mude FOTOS_FORA"):
         conteudo = arquivo.read_bytes()
-    for codificacao in ("utf-16", "utf-8-sig", "cp1252"):  # o Excel salva em qualquer uma
-        if codificacao != "utf-16" or conteudo[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
-            with contextlib.suppress(UnicodeDecodeError):
-                texto = conteudo.decode(codificacao)
-                break
-    texto = re.sub(r"\A\s*sep=.*\s", "", texto)  # a linha que diz o separador ao Excel
+    texto = re.sub(r"\A\s*sep=.*\s", "", _decodifica(conteudo))  # o que diz o separador ao Excel
     cabecalho = texto.partition("\n")[0]
     try:
         separador = max(",;\t", key=cabecalho.count)
@@ -175,3 +151,13 @@ def le_tabela(arquivo: pathlib.Path) -> pd.DataFrame:
         raise ErroClaro(
             f"FOTOS_FORA: {arquivo} não é um CSV com a coluna `arquivo` ({tem or 'está vazio'})."
         ) from erro
+
+
+def _decodifica(conteudo: bytes) -> str:
+    """O texto de um CSV, que o Excel salva em UTF-16, em UTF-8 ou na codificação do Windows."""
+    if conteudo.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return conteudo.decode("utf-16", "replace")
+    try:
+        return conteudo.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return conteudo.decode("cp1252", "replace")
