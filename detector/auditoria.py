@@ -38,8 +38,10 @@ def copias(miniaturas: np.ndarray, vetores: np.ndarray) -> list[tuple[int, int]]
     Cada foto é comparada com todas as anteriores, em blocos: a memória não cresce com n². De
     dezenas de fotos iguais saem pares que as ligam, não todos os pares.
     """
+    from sklearn.preprocessing import normalize  # cada linha, com norma 1
+
     linhas = miniaturas.reshape(-1, 256).astype("float32")
-    normais = unitarios(linhas - linhas.mean(axis=1, keepdims=True)).reshape(-1, 16, 16)
+    normais = normalize(linhas - linhas.mean(axis=1, keepdims=True)).reshape(-1, 16, 16)
     espelhos = normais[:, :, ::-1]
     # O que o espelho não muda e o que ele troca de sinal; as outras 8 colunas repetem estas. A
     # correlação de duas fotos é a soma dos dois produtos; com uma espelhada, é a diferença.
@@ -57,16 +59,10 @@ def copias(miniaturas: np.ndarray, vetores: np.ndarray) -> list[tuple[int, int]]
             if not parecidas.any():
                 break
             i, j = i[parecidas], j[parecidas]
-            cossenos = (unitarios(vetores[i]) * unitarios(vetores[j])).sum(axis=1)
+            cossenos = (normalize(vetores[i]) * normalize(vetores[j])).sum(axis=1)
             pares += np.column_stack([i, j])[cossenos > COSSENO].tolist()
             correlacoes[j - inicio, i] = 0
     return sorted((i, j) for i, j in pares)
-
-
-def unitarios(vetores: np.ndarray) -> np.ndarray:
-    """Os mesmos vetores (n, canais), float32, com norma 1."""
-    vetores = np.asarray(vetores, "float32")
-    return vetores / np.maximum(np.linalg.norm(vetores, axis=1, keepdims=True), 1e-12)
 
 
 def atravessam(pares: list[tuple[int, int]], partes: Sequence[str], de: str, para: str) -> int:
