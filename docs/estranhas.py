@@ -12,36 +12,29 @@ import zipfile
 
 import gera
 import numpy as np
-from PIL import Image, ImageFilter
+from PIL import Image, ImageFilter, ImageOps
 
 import detector
 from detector.fotos import abre_foto
 from detector.metricas import intervalo
 
 
-def barras(foto: Image.Image) -> Image.Image:
-    """A foto numa captura de tela em pé: faixas pretas em cima e embaixo."""
-    tela = Image.new("RGB", (foto.width, foto.width * 2))
-    tela.paste(foto, (0, (tela.height - foto.height) // 2))
-    return tela
-
-
-def num_nono(foto: Image.Image, fundo: Image.Image) -> Image.Image:
-    """A foto num nono do quadro, no meio de outra coisa."""
-    tela = fundo.resize((foto.width * 3, foto.height * 3))
-    tela.paste(foto, foto.size)
-    return tela
-
-
 def borra(foto: Image.Image, raio: float) -> Image.Image:
     return foto.filter(ImageFilter.GaussianBlur(raio * max(foto.size)))
 
 
+def num_nono(foto: Image.Image) -> Image.Image:
+    """A foto num nono do quadro, no meio dela mesma, borrada."""
+    tela = borra(foto, 0.1).resize((foto.width * 3, foto.height * 3))
+    tela.paste(foto, foto.size)
+    return tela
+
+
 MUDANCAS = {
     "como são": lambda foto: foto,
-    "com faixas pretas, de captura de tela": barras,
-    "num nono do quadro, fundo cinza": lambda f: num_nono(f, Image.new("RGB", f.size, "gray")),
-    "num nono do quadro, fundo da foto borrada": lambda foto: num_nono(foto, borra(foto, 0.1)),
+    "com faixas pretas, de captura de tela": lambda f: ImageOps.pad(f, (f.width, f.width * 2)),
+    "num nono do quadro, fundo cinza": lambda foto: ImageOps.expand(foto, foto.size, "gray"),
+    "num nono do quadro, fundo da foto borrada": num_nono,
     "borradas": lambda foto: borra(foto, 0.01),
     "de cabeça para baixo": lambda foto: foto.rotate(180),
     "com 64 pixels": lambda foto: foto.resize((64, 64)),

@@ -115,7 +115,7 @@ def tabela(*linhas: tuple) -> str:
 def quadro(colunas: dict[str, dict[str, float]], linhas: tuple[str, ...] = ()) -> str:
     """A tabela de um dict de colunas, cada uma um dict de números; de todos, ou só de `linhas`."""
     linhas = linhas or next(iter(colunas.values()))
-    numeros = ((nome, *(num(c[nome], 1) for c in colunas.values())) for nome in linhas)
+    numeros = [[nome, *[num(c[nome], 1) for c in colunas.values()]] for nome in linhas]
     return tabela(("", *colunas), *numeros)
 
 
@@ -191,10 +191,13 @@ def licao_normalizacao(m: dict) -> str:
 
 
 def licao_horas(m: dict) -> str:
-    tempos, passagens = (m["desempenho"][k] for k in ("sessoes", "passagens"))
-    motor, fit = m["metricas"]["motor"], tempos["primeira"]["só a célula `fit_cabeca`"]
-    jeitos = ("Model.predict", f"{motor}, tudo", "openvino-f32, tudo")
-    p, extracao, f32 = (passagens["segundos"][jeito] for jeito in jeitos)
+    motor, tempos = m["metricas"]["motor"], m["desempenho"]["passagens"]["segundos"]
+    p, extracao, f32 = (
+        tempos["Model.predict"],
+        tempos[f"{motor}, tudo"],
+        tempos["openvino-f32, tudo"],
+    )
+    fit = m["desempenho"]["sessoes"]["primeira"]["só a célula `fit_cabeca`"]
     return (
         f"Passar as 2.000 fotos pela rede com `Model.predict` leva {num(p, 0)} s. A extração, com "
         f"`{motor}` e contando converter e montar a rede, leva {num(extracao, 0)} s: "
@@ -271,8 +274,10 @@ def grava(medidas: dict, arquivo: pathlib.Path) -> None:
 
 
 def main(comando: str = "", arquivo: str = "", *opcoes: str) -> None:
+    if comando == "textos":
+        return escreve()
     if comando not in ("", "mede"):
-        return escreve() if comando == "textos" else sys.exit(__doc__)
+        sys.exit(__doc__)
     pares = (opcao.split("=", 1) for opcao in opcoes)
     parametros = {nome: int(valor) if valor.isdigit() else valor for nome, valor in pares}
     with tempfile.TemporaryDirectory() as modelos:
@@ -281,10 +286,11 @@ def main(comando: str = "", arquivo: str = "", *opcoes: str) -> None:
         return grava(medidas, pathlib.Path(arquivo))
     if (medidas["dataset"].partition("/")[0], medidas["fotos"]) != ("cats_vs_dogs", 2000):
         sys.exit("os textos falam das 2.000 fotos reais; com outras, nada é gravado.")
-    for saida in (saida for celula in notebook.cells for saida in celula.get("outputs", [])):
-        botoes = saida.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
-        if botoes and "image/png" not in saida.data:
-            saida.data = {"text/plain": "(ao rodar a célula, aqui aparece o botão)"}
+    for celula in notebook.cells:
+        for saida in celula.get("outputs", []):
+            botoes = saida.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
+            if botoes and "image/png" not in saida.data:
+                saida.data = {"text/plain": "(ao rodar a célula, aqui aparece o botão)"}
     notebook.metadata = nbformat.read(NOTEBOOK, 4).metadata  # sem a versão do Python nem o botão
     nbformat.write(notebook, NOTEBOOK)
     grava(medidas, RAIZ / "docs/metricas.json")
