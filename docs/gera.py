@@ -80,8 +80,8 @@ def segundos(celulas: list) -> dict[str, float]:
         if titulo := re.match(r"(##+) (?:\d+\. )?(.+)", celula.source):
             titulos[titulo[1]] = titulo[2]
         if quando := celula.metadata.pop("execution", None):
-            nome, ate = celula.metadata.tags[0], pd.Timestamp(quando["shell.execute_reply"])
-            demora = (ate - pd.Timestamp(quando["iopub.execute_input"])).total_seconds()
+            nome, fim = celula.metadata.tags[0], pd.Timestamp(quando["shell.execute_reply"])
+            demora = (fim - pd.Timestamp(quando["iopub.execute_input"])).total_seconds()
             secao = titulos["###" if nome.startswith("licao") else "##"]
             tempos[secao] = tempos.get(secao, 0) + demora
             if nome in ("extracao", "fit_cabeca"):
@@ -93,9 +93,11 @@ def assinatura() -> dict[str, str]:
     """O dia, e um resumo das células e do pacote, que só muda quando muda o que eles fazem."""
     fontes = [re.sub(LUGARES, "", fonte) for fonte in celulas().values()]
     arvores = [ast.parse(fonte) for fonte in (*fontes, *codigo_do_pacote().values())]
-    for no in (no for arvore in arvores for no in ast.walk(arvore)):
-        if isinstance(no, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(no):
-            del no.body[0]
+    for arvore in arvores:
+        for no in ast.walk(arvore):
+            tem_texto = isinstance(no, ast.Module | ast.ClassDef | ast.FunctionDef)
+            if tem_texto and ast.get_docstring(no):
+                del no.body[0]
     formas = [re.sub(VAZIOS, "", ast.dump(arvore)) for arvore in arvores]
     return {"codigo": digesto(formas), "data": time.strftime("%d/%m/%Y")}
 
@@ -130,11 +132,13 @@ def ate(intervalo_95: list[float], sinal: bool = False) -> str:
 
 def avaliado(m: dict) -> list:
     """As colunas AVALIA, do que `metricas.avalia` devolve."""
-    precisao, recall = (
-        " / ".join("–" if m[nome] is None else num(m[nome]) for nome in (medida, f"{medida}_0"))
-        for medida in ("precisao", "recall")
-    )
-    return [m["n"], faixa(m, "acuracia"), precisao, recall, num(m["log_loss"])]
+
+    def das_duas(medida: str) -> str:
+        valores = m[medida], m[f"{medida}_0"]
+        return " / ".join("–" if valor is None else num(valor) for valor in valores)
+
+    duas = das_duas("precisao"), das_duas("recall")
+    return [m["n"], faixa(m, "acuracia"), *duas, num(m["log_loss"])]
 
 
 def resultado(m: dict) -> str:
