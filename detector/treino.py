@@ -133,8 +133,8 @@ def _nome(modelo: keras.Model, pedido: dict) -> str:
 
 
 def _sem_numero(nome: str) -> str:
-    """O nome sem o número que o Keras lhe dá: "dense_3" hoje é "dense" amanhã."""
-    return re.sub(r"_\d+$", "", nome)
+    """O nome sem os números do Keras: "dense_3" e "keras_tensor_9CLONE" são outros amanhã."""
+    return re.sub(r"_\d+", "", nome)
 
 
 def _do_modelo(modelo: keras.Model) -> list:
