@@ -85,16 +85,20 @@ def roda(pedido: dict) -> None:
     fontes = editadas(pedido)
     if erradas := {tag for acao, tag, _ in acoes if acao in SINAIS} - fontes.keys():
         sys.exit(f"não há estas células: {erradas}")
+    maltrata = {tag: (SINAIS[acao], segundos) for acao, tag, segundos in acoes if acao in SINAIS}
     for tag, fonte in fontes.items():
-        for acao, _, segundos in [a for a in acoes if a[0] in SINAIS and a[1] == tag]:
-            alarme = threading.Timer(segundos, os.kill, (os.getpid(), SINAIS[acao]))
-            alarme.start()
-            resultado = kernel.run_cell(fonte)
-            alarme.cancel()
-            parou = isinstance(resultado.error_in_exec, KeyboardInterrupt)
-            print(f"<{acao} em {tag}: {'parou' if parou else 'acabou antes'}>")
         inicio = time.monotonic()
-        if not kernel.run_cell(fonte).success:
+        if tag in maltrata:
+            sinal, segundos = maltrata[tag]
+            alarme = threading.Timer(segundos, os.kill, (os.getpid(), sinal))
+            alarme.start()
+            rodada = kernel.run_cell(fonte)
+            alarme.cancel()
+            parou = isinstance(rodada.error_in_exec, KeyboardInterrupt)
+            print(f"<interrompe em {tag}: {'parou' if parou else 'acabou antes'}>")
+        if tag not in maltrata or parou:  # quem viu a célula acabar não a roda de novo
+            rodada = kernel.run_cell(fonte)
+        if not rodada.success:
             sys.exit(1)
         print(f"<{time.monotonic() - inicio:.2f} s: {tag}>", flush=True)
 
