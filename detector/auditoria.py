@@ -65,9 +65,10 @@ def copias(miniaturas: np.ndarray, vetores: np.ndarray) -> list[tuple[int, int]]
     return sorted((i, j) for i, j in pares)
 
 
-def atravessam(pares: list[tuple[int, int]], partes: Sequence[str], de: str, para: str) -> int:
-    """Quantos dos pares têm uma foto em `de` e a outra em `para`; partes: a de cada foto."""
-    return sum({partes[i], partes[j]} == {de, para} for i, j in pares)
+def com_copia(pares: list[tuple[int, int]], conjuntos: Sequence[str], de: str, em: str) -> int:
+    """Quantas fotos do conjunto `de` têm uma cópia no conjunto `em`; conjuntos: o de cada foto."""
+    nos_dois_sentidos = [*pares, *((j, i) for i, j in pares)]
+    return len({i for i, j in nos_dois_sentidos if (conjuntos[i], conjuntos[j]) == (de, em)})
 
 
 def suspeitas(

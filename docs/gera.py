@@ -162,7 +162,7 @@ def escolhas(m: dict) -> str:
             f"teste. Fine-tuning {v['ajuste_fino']}: na validação, a log loss muda "
             f"{faixa(v['validacao_fine_tuning'], 'log_loss', sinal=True)}. «Nenhum dos dois»: "
             f"{recusadas} dos {n_teste} gatos e cachorros do teste "
-            f"({ate(intervalo(recusadas, n_teste))}). Cópias no treino: {v['copias_no_treino']}."
+            f"({ate(intervalo(recusadas, n_teste))}). Com cópia no treino: {v['copias_no_treino']}."
         )
     return "\n".join(itens)
 

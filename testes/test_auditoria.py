@@ -53,8 +53,11 @@ def test_copias_disfarcadas_sao_achadas_e_fotos_diferentes_nao(disfarce):
     pares = auditoria.copias(miniaturas(fotos), np.ones((len(fotos), 4)))
     assert pares == [(i, 300 + k) for k, i in enumerate(copiadas)]
     conjuntos = ["treino"] * 300 + ["teste"] * 15 + ["treino"] * 15
-    assert auditoria.atravessam(pares, conjuntos, "treino", "teste") == 15
-    assert auditoria.atravessam(pares, conjuntos, "teste", "treino") == 15
+    assert auditoria.com_copia(pares, conjuntos, "teste", "treino") == 15
+    assert (
+        auditoria.com_copia([(0, 1), (0, 2), (3, 4)], ["teste"] + ["treino"] * 4, "teste", "treino")
+        == 1
+    )
 
 
 def test_pixels_iguais_com_vetores_opostos_ou_fundos_lisos_nao_sao_copia():
