@@ -166,15 +166,20 @@ def _sem_divisoes(onde: str) -> str:
 
 
 def _sem_a_divisao(classe: str) -> str:
-    """De "cats_train", "cats"; se não sobra nada, o nome inteiro."""
-    palavras = [palavra for palavra in _palavras(classe) if palavra not in PALAVRAS["divisão"]]
-    return " ".join(palavras) or classe
+    """De "cats_train", "cats"; de "classe 1", ela mesma; se não sobra nada, o nome inteiro."""
+    divisao = rf"(?<![a-z])({'|'.join(PALAVRAS['divisão'])})(?![a-z])\d*"
+    return re.sub(divisao, "", _simples(classe)).strip(" _.-") or classe
 
 
 def _palavras(nome: str) -> list[str]:
-    """As palavras do nome, sem acentos e em minúsculas: de "Cães_2", só "caes"."""
+    """As palavras do nome: de "Cães_2", só "caes"."""
+    return re.findall("[a-z]+", _simples(nome))
+
+
+def _simples(nome: str) -> str:
+    """O nome em minúsculas e sem acentos."""
     letras = unicodedata.normalize("NFKD", nome.casefold())
-    return re.findall("[a-z]+", "".join(c for c in letras if not unicodedata.combining(c)))
+    return "".join(c for c in letras if not unicodedata.combining(c))
 
 
 def tipo(pasta: str) -> str | None:
