@@ -45,8 +45,10 @@ class Foto(NamedTuple):
 
 def da_pasta(pasta: pathlib.Path) -> list[Foto]:
     """O que há na pasta, menos o que é do sistema. Levanta ErroClaro se não pode ser lida."""
-    nomes = pastas.visiveis(pasta)
-    return [Foto(nome, functools.partial(abre_arquivo, pasta / nome)) for nome in nomes]
+    return [
+        Foto(pastas.legivel(nome), functools.partial(abre_arquivo, pasta / nome))
+        for nome in pastas.visiveis(pasta)
+    ]
 
 
 @contextlib.contextmanager
@@ -66,10 +68,19 @@ def do_zip(arquivo: pathlib.Path) -> Iterator[list[Foto]]:
     with aberto:
         dentro = []
         for item in aberto.infolist():
-            nome = posixpath.normpath(item.filename.replace("\\", "/").lstrip("/"))
+            nome = posixpath.normpath(_nome(item).replace("\\", "/").lstrip("/"))
             if not item.is_dir() and not pastas.do_sistema(nome):
                 dentro.append(Foto(nome, functools.partial(_tira, aberto, item)))
         yield dentro
+
+
+def _nome(item: zipfile.ZipInfo) -> str:
+    """O nome como foi escrito; sem a marca do UTF-8, o do macOS é UTF-8, e o do Windows, cp850."""
+    try:
+        cru = item.filename.encode("utf-8" if item.flag_bits & 0x800 else "cp437")
+    except UnicodeEncodeError:  # um campo extra do zip já deu o nome certo
+        return item.filename
+    return pastas.legivel(cru, "cp850")
 
 
 def _tira(aberto: zipfile.ZipFile, item: zipfile.ZipInfo) -> BinaryIO:
@@ -95,11 +106,7 @@ def com_classe(todos: list[Foto], onde: pathlib.Path) -> list[Foto]:
     lidas = pastas.entende([foto.nome for foto in fotos], onde)
     sem_classe = [foto.nome for foto in fotos if foto.nome not in lidas]
     print(_o_que_li(list(lidas.values()), sem_classe, len(todos) - len(fotos), onde))
-    return [
-        foto._replace(nome=pastas.legivel(foto.nome), classe=lidas[foto.nome].classe)
-        for foto in fotos
-        if foto.nome in lidas
-    ]
+    return [foto._replace(classe=lidas[foto.nome].classe) for foto in fotos if foto.nome in lidas]
 
 
 def _o_que_li(

@@ -33,9 +33,13 @@ class Lida(NamedTuple):
     como: str = "pela pasta"
 
 
-def legivel(nome: str | os.PathLike) -> str:
-    """O nome em texto que se grava e se mostra, mesmo se ele não é UTF-8 no disco."""
-    return os.fsencode(nome).decode(errors="replace")
+def legivel(nome: str | bytes | os.PathLike, antigo: str = "cp1252") -> str:
+    """O nome em texto que se grava e se mostra; antigo: como ele está escrito, se não em UTF-8."""
+    cru = os.fsencode(nome)
+    try:
+        return cru.decode()
+    except UnicodeDecodeError:
+        return cru.decode(antigo, errors="backslashreplace")  # dois nomes não viram o mesmo
 
 
 def do_sistema(nome: str) -> bool:
@@ -66,9 +70,10 @@ def visiveis(pasta: pathlib.Path) -> Iterator[str]:
 def entende(fotos: Sequence[str], pasta: str | os.PathLike) -> dict[str, Lida]:
     """Como se leu cada foto que tem classe; as que não têm ficam de fora.
 
-    fotos: nomes a partir de `pasta`, com "/". Primeiro procura gatos e cachorros, nas pastas e
-    depois nos nomes; senão, duas subpastas quaisquer. Atravessa treino, validação e teste, e as
-    pastas que só embrulham outra. Levanta ErroClaro se não há duas classes, ou não se sabe quais.
+    fotos: nomes legíveis a partir de `pasta`, com "/". Primeiro procura gatos e cachorros, nas
+    pastas e depois nos nomes; senão, duas subpastas quaisquer. Atravessa treino, validação e teste,
+    e as pastas que só embrulham outra. Levanta ErroClaro se não há duas classes, ou não se sabe
+    quais.
     """
     pastas = {foto: _pastas(foto) for foto in fotos}
     lidas = _pela_palavra(pastas) or _pelo_nome(fotos) or _pelo_lugar(pastas)
@@ -126,9 +131,9 @@ def _pelo_nome(fotos: Sequence[str]) -> dict[str, Lida]:
         onde, _, arquivo = foto.rpartition("/")
         bicho = tipo("".join(_palavras(arquivo)[:1]))
         if bicho in BICHOS:
-            lidas[foto] = Lida(bicho, legivel(onde), "pelo nome do arquivo")
+            lidas[foto] = Lida(bicho, onde, "pelo nome do arquivo")
     lugares = {lida.onde for lida in lidas.values()}
-    vizinhas = [foto for foto in fotos if legivel(foto.rpartition("/")[0]) in lugares]
+    vizinhas = [foto for foto in fotos if foto.rpartition("/")[0] in lugares]
     os_dois = {lida.classe for lida in lidas.values()} == BICHOS
     return lidas if os_dois and len(lidas) >= len(vizinhas) / 2 else {}
 
@@ -156,7 +161,7 @@ def _pelo_lugar(pastas: Mapping[str, list[Lida]]) -> dict[str, Lida]:
 
 def _pastas(foto: str) -> list[Lida]:
     """Cada pasta em que a foto está, menos as divisões, como se fosse a classe dela."""
-    partes = unicodedata.normalize("NFC", legivel(foto)).split("/")[:-1]
+    partes = unicodedata.normalize("NFC", foto).split("/")[:-1]
     todas = [Lida(parte, "/".join(partes[:i])) for i, parte in enumerate(partes)]
     return [pasta for pasta in todas if tipo(pasta.classe) != "divisão"]
 

@@ -2,9 +2,11 @@
 
 import os
 import unicodedata
+import zipfile
 
 import pytest
 
+from detector.acervo import do_zip
 from detector.ambiente import ErroClaro, caminho
 from detector.pastas import entende, legivel, visiveis
 
@@ -92,4 +94,22 @@ def test_o_caminho_colado_e_o_que_a_pessoa_quis_dizer(tmp_path, monkeypatch):
     for colado in (foto, composto, f'"{composto}" ', f"'{foto}'", foto.as_uri(), "~/meu cão.jpg"):
         assert caminho(colado) == foto
     assert caminho("nao-existe.jpg").name == "nao-existe.jpg"
-    assert legivel(os.fsdecode(b"ma\xe7\xe3.jpg")).encode(), "grava-se e mostra-se"
+
+
+def test_um_nome_que_nao_e_utf8_sai_como_a_pessoa_o_escreveu():
+    """E dois nomes que nem assim se leem não viram o mesmo."""
+    assert legivel(os.fsdecode(b"ma\xe7\xe3.jpg")) == "maçã.jpg"
+    assert legivel(b"\x81.jpg") != legivel(b"\x8d.jpg")
+
+
+@pytest.mark.parametrize("codigo", ["NFC utf-8", "NFD utf-8", "NFC cp850"])
+def test_um_zip_que_nao_diz_o_seu_codigo_e_lido_no_do_macos_ou_no_do_windows(codigo, tmp_path):
+    forma, codigo = codigo.split()
+    cru = unicodedata.normalize(forma, "cães").encode(codigo)
+    no_lugar = b"x" * len(cru)
+    with zipfile.ZipFile(tmp_path / "f.zip", "w") as z:
+        z.writestr(f"{no_lugar.decode()}/0.jpg", "")
+    sem_marca = (tmp_path / "f.zip").read_bytes()
+    (tmp_path / "f.zip").write_bytes(sem_marca.replace(no_lugar, cru))
+    with do_zip(tmp_path / "f.zip") as [foto]:
+        assert unicodedata.normalize("NFC", foto.nome) == "cães/0.jpg"
