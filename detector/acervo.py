@@ -25,22 +25,12 @@ EM_PORTUGUES = {"cat": "gatos", "dog": "cachorros"}
 
 
 class Foto(NamedTuple):
-    """Um arquivo. abre: para ler, ou ErroClaro se não dá."""
+    """Um arquivo. abre: para ler, ou ErroClaro se não dá. sha256: de quem passou por ali."""
 
     nome: str
     abre: Callable[[], BinaryIO]
     classe: str = ""
-
-    def sha256(self) -> str | None:
-        """None se não se pode ler; quem a copiar dirá por quê."""
-        resumo = hashlib.sha256()
-        try:
-            with self.abre() as arquivo:
-                while pedaco := arquivo.read(1 << 20):
-                    resumo.update(pedaco)
-        except (OSError, ErroClaro):
-            return None
-        return resumo.hexdigest()
+    sha256: str | None = None
 
 
 def da_pasta(pasta: pathlib.Path) -> list[Foto]:
@@ -107,6 +97,51 @@ def com_classe(todos: list[Foto], onde: pathlib.Path) -> list[Foto]:
     sem_classe = [foto.nome for foto in fotos if foto.nome not in lidas]
     print(_o_que_li(list(lidas.values()), sem_classe, len(todos) - len(fotos), onde))
     return [foto._replace(classe=lidas[foto.nome].classe) for foto in fotos if foto.nome in lidas]
+
+
+def sem_repetidas(fotos: list[Foto]) -> list[Foto]:
+    """Cada foto uma vez, com o sha256, e nenhuma das que estão nas duas classes; diz quais não.
+
+    Levanta ErroClaro se assim uma classe fica sem nenhuma.
+    """
+    iguais = collections.defaultdict(list)
+    for foto in fotos:
+        foto = foto._replace(sha256=_sha256(foto))
+        iguais[foto.sha256 or foto.nome].append(foto)
+    ficam, repetidas, nas_duas = [], [], []
+    for primeira, *outras in iguais.values():
+        if all(foto.classe == primeira.classe for foto in outras):
+            ficam.append(primeira)
+            repetidas += outras
+        else:
+            nas_duas += [primeira, *outras]
+    if repetidas:
+        ditas = quantos(len(repetidas), "foto repetida", "fotos repetidas")
+        print(f"deixei de lado {ditas}: {_alguns(repetidas)}")
+    iguais_nas_duas = f"estão, iguais, nas duas classes: {_alguns(nas_duas)}"
+    if sem_nada := {foto.classe for foto in fotos} - {foto.classe for foto in ficam}:
+        classes = " e ".join(sorted(sem_nada))
+        raise ErroClaro(f"as fotos de {classes} {iguais_nas_duas}. Deixe cada uma na classe dela.")
+    if nas_duas:
+        print(f"deixei de lado {len(nas_duas)} fotos que {iguais_nas_duas}")
+    return ficam
+
+
+def _alguns(fotos: list[Foto]) -> str:
+    fim = "…" if len(fotos) > 4 else ""
+    return ", ".join(foto.nome for foto in fotos[:4]) + fim
+
+
+def _sha256(foto: Foto) -> str | None:
+    """None se está vazia ou não se pode ler; quem a copiar dirá."""
+    resumo = hashlib.sha256()
+    try:
+        with foto.abre() as arquivo:
+            while pedaco := arquivo.read(1 << 20):
+                resumo.update(pedaco)
+            return resumo.hexdigest() if arquivo.tell() else None
+    except (OSError, ErroClaro):
+        return None
 
 
 def _o_que_li(

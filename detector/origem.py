@@ -147,8 +147,8 @@ def _do_usuario(onde: pathlib.Path, raiz: pathlib.Path) -> Builder:
 
 def _das_fotos(todos: list[Foto], onde: pathlib.Path, raiz: pathlib.Path) -> Builder:
     """As fotos, copiadas para um dataset cujo nome muda quando elas mudam."""
-    lidas = acervo.com_classe(todos, onde)
-    nome = f"pasta_{arquivos.digesto([(f.nome, f.classe, f.sha256()) for f in lidas])}"
+    lidas = acervo.sem_repetidas(acervo.com_classe(todos, onde))
+    nome = f"pasta_{arquivos.digesto([(f.nome, f.classe, f.sha256) for f in lidas])}"
     copia = Copia(nome, lidas, conversao.em_pe, raiz)
     return _preparado(nome, raiz) or _prepara(nome, raiz, lambda: conversao.prepara(copia))
 

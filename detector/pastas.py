@@ -1,7 +1,6 @@
 """De que classe é cada foto de uma pasta ou de um zip; aqui só se olham nomes."""
 
 import collections
-import itertools
 import os
 import pathlib
 import re
@@ -96,13 +95,6 @@ def entende(fotos: Sequence[str], pasta: str | os.PathLike) -> dict[str, Lida]:
             "essa pasta é uma das classes, aponte para a que a contém, "
             f"{pathlib.Path(pasta).absolute().parent}."
         )
-    lugares = {_sem_divisoes(lida.onde) for lida in lidas.values()}
-    for fora, dentro in itertools.combinations(sorted(lugares), 2):
-        if dentro.startswith(fora):
-            raise ErroClaro(
-                f"há as duas classes em {pathlib.Path(pasta, dentro)} e também fora dela, talvez "
-                "as mesmas fotos: aponte para ela, ou tire-a dali."
-            )
     return lidas
 
 
@@ -164,10 +156,6 @@ def _pastas(foto: str) -> list[Lida]:
     partes = unicodedata.normalize("NFC", foto).split("/")[:-1]
     todas = [Lida(parte, "/".join(partes[:i])) for i, parte in enumerate(partes)]
     return [pasta for pasta in todas if tipo(pasta.classe) != "divisão"]
-
-
-def _sem_divisoes(onde: str) -> str:
-    return "".join(f"{parte}/" for parte in onde.split("/") if parte and tipo(parte) != "divisão")
 
 
 def _sem_a_divisao(classe: str) -> str:

@@ -6,7 +6,7 @@ import zipfile
 
 import pytest
 
-from detector.acervo import do_zip
+from detector.acervo import com_classe, da_pasta, do_zip, sem_repetidas
 from detector.ambiente import ErroClaro, caminho
 from detector.pastas import entende, legivel, visiveis
 
@@ -25,6 +25,8 @@ ENTENDIDAS = {  # os lugares das fotos: as duas classes, e quantas fotos ficam s
     "2023/gatos 2024/gatos 2023/caes": ("caes gatos", 0),
     "cat_train dog_train cat_test": ("cat dog", 0),
     "train/Cat train/Dog test/cats": ("cat dog", 0),
+    "train/cats train/dogs x/train/cats x/train/dogs": ("cats dogs", 0),
+    "a/dog. b/cat. b/x/dog.": ("cat dog", 0),
     "Gato_. dog-. foto.": ("cat dog", 3),
     "images masks": ("images masks", 0),
     "class_0 class_1": ("class_0 class_1", 0),
@@ -60,8 +62,6 @@ def test_as_duas_classes_sao_achadas_onde_estiverem(lugares):
         ("valid invalid", r"não duas classes \(tomei valid por"),
         ("train test1", "há 6 fotos em .*não duas classes.*cat.1.jpg"),
         ("cat.", "se essa pasta é uma das classes, aponte para a que a contém, /alto."),
-        ("train/cats train/dogs x/train/cats x/train/dogs", "classes em /alto/p/x e também fora"),
-        ("a/dog. b/cat. b/x/dog.", "aponte para ela"),
     ],
 )
 def test_o_que_e_ambiguo_e_recusado_dizendo_para_onde_apontar(lugares, dito):
@@ -113,3 +113,22 @@ def test_um_zip_que_nao_diz_o_seu_codigo_e_lido_no_do_macos_ou_no_do_windows(cod
     (tmp_path / "f.zip").write_bytes(sem_marca.replace(no_lugar, cru))
     with do_zip(tmp_path / "f.zip") as [foto]:
         assert unicodedata.normalize("NFC", foto.nome) == "cães/0.jpg"
+
+
+def test_a_foto_repetida_fica_uma_vez_e_a_que_esta_nas_duas_classes_nenhuma(tmp_path, capsys):
+    """A vazia não é cópia de outra vazia: quem a abrir dirá o que ela tem."""
+    conteudos = {"cats/0.jpg": b"a", "cats/1.jpg": b"b", "cats/v.jpg": b"", "dogs/0.jpg": b"c"}
+    conteudos |= {"dogs/1.jpg": b"b", "dogs/v.jpg": b"", "test/cats/9.jpg": b"a"}
+    for nome, conteudo in conteudos.items():
+        (tmp_path / nome).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / nome).write_bytes(conteudo)
+    lidas = sem_repetidas(com_classe(da_pasta(tmp_path), tmp_path))
+    ficam = ["cats/0.jpg", "cats/v.jpg", "dogs/0.jpg", "dogs/v.jpg"]
+    assert [foto.nome for foto in lidas] == ficam
+    dito = capsys.readouterr().out
+    assert "deixei de lado 1 foto repetida: test/cats/9.jpg" in dito
+    assert "2 fotos que estão, iguais, nas duas classes: cats/1.jpg, dogs/1.jpg" in dito
+    for nome in ficam[1:]:
+        (tmp_path / nome).unlink()
+    with pytest.raises(ErroClaro, match="as fotos de dogs estão, iguais, nas duas classes"):
+        sem_repetidas(com_classe(da_pasta(tmp_path), tmp_path))
