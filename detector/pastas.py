@@ -41,6 +41,11 @@ def legivel(nome: str | bytes | os.PathLike, antigo: str = "cp1252") -> str:
         return cru.decode(antigo, errors="backslashreplace")  # dois nomes não viram o mesmo
 
 
+def quantos(n: int, um: str, varios: str) -> str:
+    """Como em "1 foto" e "2 fotos"."""
+    return f"{n} {um if n == 1 else varios}"
+
+
 def do_sistema(nome: str) -> bool:
     """O que o sistema, e não a pessoa, pôs ali; e "..", que sairia da pasta."""
     return any(p.startswith(".") or p.casefold() in SISTEMA for p in nome.split("/"))
@@ -88,9 +93,10 @@ def entende(fotos: Sequence[str], pasta: str | os.PathLike) -> dict[str, Lida]:
     elif len({_sem_a_divisao(classe) for classe in classes}) < 2:  # cats_train e cats_test
         partes = {parte for foto in fotos for parte in foto.split("/")[:-1]}
         divisoes = sorted(parte for parte in partes if tipo(parte) == "divisão")
+        ditas = quantos(len(fotos), "foto", "fotos")
         tomei = f" (tomei {', '.join(divisoes[:4])} por treino, validação ou teste)"
         raise ErroClaro(
-            f"há {len(fotos)} fotos em {pasta}, mas não duas classes{tomei if divisoes else ''}: "
+            f"há {ditas} em {pasta}, mas não duas classes{tomei if divisoes else ''}: "
             "são precisas duas subpastas, uma por classe, ou nomes como cat.1.jpg e dog.1.jpg. Se "
             "essa pasta é uma das classes, aponte para a que a contém, "
             f"{pathlib.Path(pasta).absolute().parent}."

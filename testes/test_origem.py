@@ -1,5 +1,6 @@
 """De onde vêm as fotos, e o que acontece quando o zip, a pasta, o disco ou a rede não ajudam."""
 
+import errno
 import os
 import re
 import time
@@ -87,12 +88,13 @@ def test_o_que_ja_esta_preparado_e_usado_e_restos_de_um_preparo_morto_nao(tmp_pa
         ("imagenet", "tfds", None, 'use "cats_vs_dogs", "amostra" ou uma pasta'),
         ("cats_vs_dogs", "tfds", "nao-existe.zip", "nao-existe.zip não existe"),
         ("cats_vs_dogs", "tfds", "tres", "é uma pasta; o lugar dela é em DATASET"),
-        ("dois.zip", "tfds", None, "não há fotos .*há train.zip"),
-        ("cats_vs_dogs", "tfds", RAIZ / "LICENSE", "não é um zip inteiro"),
-        ("cats_vs_dogs", RAIZ / "LICENSE/tfds", "bom.zip", "não consegui gravar.*mude DATA_DIR"),
+        ("dois.zip", "tfds", None, "há train.zip: descompacte dois.zip e aponte para um"),
+        ("cats_vs_dogs", "tfds", RAIZ / "LICENSE", "LICENSE não é um zip: aponte para a pasta"),
+        ("cats_vs_dogs", RAIZ / "LICENSE/tfds", "bom.zip", "Confira o caminho ou mude DATA_DIR"),
+        ("cats_vs_dogs", RAIZ / "LICENSE", "bom.zip", "DATA_DIR = .*LICENSE é um arquivo"),
         ("cats_vs_dogs", "tfds", "so_gatos.zip", "não duas classes"),
         ("tres", "tfds", None, "encontrei 3 classes"),
-        ("poucas", "tfds", None, "só 9 fotos da classe gatos, e são precisas 10"),
+        ("poucas", "tfds", None, r"gatos tem só 9 fotos, e são precisas 10\.$"),
     ],
 )
 def test_o_que_nao_serve_e_recusado_e_nao_deixa_dataset_pela_metade(
@@ -107,6 +109,20 @@ def test_o_que_nao_serve_e_recusado_e_nao_deixa_dataset_pela_metade(
     for _ in range(2):
         with pytest.raises(ErroClaro, match=mensagem):
             origem.abre(dataset, data_dir, zip_)
+
+
+@pytest.mark.parametrize(
+    "numero, conselho",
+    [(errno.ENOSPC, "Libere espaço"), (errno.EACCES, "Acerte a permissão"), (errno.EIO, "Confira")],
+)
+def test_do_que_o_tfds_nao_grava_o_conselho_e_pela_causa(tmp_path, monkeypatch, numero, conselho):
+    def falha(*_, **__):
+        raise RuntimeError(f"{tmp_path}/x.tfrecord; {os.strerror(numero)}")
+
+    monkeypatch.setattr(origem.Copia, "download_and_prepare", falha)
+    dito = re.escape(f"({os.strerror(numero)}). {conselho}")
+    with pytest.raises(ErroClaro, match=f"não consegui gravar em .* {dito}.* ou mude DATA_DIR"):
+        origem.abre("cats_vs_dogs", tmp_path / "tfds", faz_zip(tmp_path / "f.zip"))
 
 
 def test_o_zip_da_o_mesmo_que_o_builder_do_tfds_e_tfds_load_o_serve(tmp_path, capsys):

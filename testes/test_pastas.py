@@ -6,8 +6,9 @@ import zipfile
 
 import pytest
 
-from detector.acervo import com_classe, da_pasta, do_zip, sem_repetidas
+from detector.acervo import com_classe, da_pasta, do_zip
 from detector.ambiente import ErroClaro, caminho
+from detector.conversao import sem_repetidas
 from detector.pastas import entende, legivel, visiveis
 
 
