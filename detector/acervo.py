@@ -55,8 +55,8 @@ def do_zip(arquivo: pathlib.Path) -> Iterator[list[Foto]]:
             aberto = zipfile.ZipFile(arquivo)
     except (zipfile.BadZipFile, ValueError) as erro:
         with open(arquivo, "rb") as aberto:
-            cortado = aberto.read(2) == b"PK"
-        falta = "está incompleto ou danificado: use outra cópia dele"
+            cortado = aberto.read(2) in (b"PK", b"")
+        falta = "está vazio, incompleto ou danificado: use outra cópia dele"
         outro = (
             "não é um zip: aponte para a pasta das fotos (se ele as contém, descompacte-o antes)"
         )

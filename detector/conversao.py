@@ -161,7 +161,7 @@ def sem_repetidas(fotos: list[Foto]) -> list[Foto]:
     iguais_nas_duas = f"estão, iguais, nas duas classes: {_alguns(nas_duas)}"
     if sem_nada := {foto.classe for foto in fotos} - {foto.classe for foto in ficam}:
         classes = " e ".join(sorted(sem_nada))
-        raise ErroClaro(f"as fotos de {classes} {iguais_nas_duas}. Deixe cada uma na classe dela.")
+        raise ErroClaro(f"deixe cada foto numa classe só: as de {classes} {iguais_nas_duas}")
     if nas_duas:
         print(f"deixei de lado {len(nas_duas)} fotos que {iguais_nas_duas}")
     return ficam

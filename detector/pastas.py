@@ -97,8 +97,8 @@ def entende(fotos: Sequence[str], pasta: str | os.PathLike) -> dict[str, Lida]:
         tomei = f" (tomei {', '.join(divisoes[:4])} por treino, validação ou teste)"
         raise ErroClaro(
             f"há {ditas} em {pasta}, mas não duas classes{tomei if divisoes else ''}: "
-            "são precisas duas subpastas, uma por classe, ou nomes como cat.1.jpg e dog.1.jpg. Se "
-            "essa pasta é uma das classes, aponte para a que a contém, "
+            "são precisas duas subpastas com fotos, uma por classe, ou nomes como cat.1.jpg e "
+            "dog.1.jpg. Se essa pasta é uma das classes, aponte para a que a contém, "
             f"{pathlib.Path(pasta).absolute().parent}."
         )
     return lidas

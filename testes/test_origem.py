@@ -92,6 +92,7 @@ def test_o_que_ja_esta_preparado_e_usado_e_restos_de_um_preparo_morto_nao(tmp_pa
         ("cats_vs_dogs", "tfds", RAIZ / "LICENSE", "LICENSE não é um zip: aponte para a pasta"),
         ("cats_vs_dogs", RAIZ / "LICENSE/tfds", "bom.zip", "Confira o caminho ou mude DATA_DIR"),
         ("cats_vs_dogs", RAIZ / "LICENSE", "bom.zip", "DATA_DIR = .*LICENSE é um arquivo"),
+        ("cortado.zip", "tfds", None, "está vazio, incompleto ou danificado: use outra cópia"),
         ("cats_vs_dogs", "tfds", "so_gatos.zip", "não duas classes"),
         ("tres", "tfds", None, "encontrei 3 classes"),
         ("poucas", "tfds", None, r"gatos tem só 9 fotos, e são precisas 10\.$"),
@@ -103,6 +104,7 @@ def test_o_que_nao_serve_e_recusado_e_nao_deixa_dataset_pela_metade(
     monkeypatch.chdir(tmp_path)
     faz_zip(tmp_path / "so_gatos.zip", classes=["Cat"])
     faz_zip(tmp_path / "bom.zip")
+    (tmp_path / "cortado.zip").write_bytes((tmp_path / "bom.zip").read_bytes()[:-200])
     faz_zip(tmp_path / "dois.zip", [("train.zip", b"PK")], classes=[])
     faz_pasta(tmp_path / "tres", ["gatos", "lobos", "ursos"], 1)
     faz_pasta(tmp_path / "poucas", quantas=9)
@@ -192,7 +194,9 @@ def test_uma_pasta_vira_dataset_e_muda_com_as_fotos(tmp_path, capsys):
         )
     assert origem.abre(pasta, tmp_path / "tfds").info.name == antes.info.name
     PIL.Image.new("RGB", (40, 30)).save(pasta / "gatos/3.png")
+    (pasta / "gatos/v.png").touch()
     assert origem.abre(pasta, tmp_path / "tfds").info.name != antes.info.name
+    assert "Deixei de fora 1 arquivo: gatos/v.png: está vazia\n" in capsys.readouterr().out
 
 
 def test_um_zip_qualquer_serve_em_dataset_e_em_arquivo_zip(tmp_path, capsys):

@@ -131,5 +131,5 @@ def test_a_foto_repetida_fica_uma_vez_e_a_que_esta_nas_duas_classes_nenhuma(tmp_
     assert "2 fotos que estão, iguais, nas duas classes: cats/1.jpg, dogs/1.jpg" in dito
     for nome in ficam[1:]:
         (tmp_path / nome).unlink()
-    with pytest.raises(ErroClaro, match="as fotos de dogs estão, iguais, nas duas classes"):
+    with pytest.raises(ErroClaro, match="as de dogs estão, iguais, nas duas classes"):
         sem_repetidas(com_classe(da_pasta(tmp_path), tmp_path))
