@@ -10,7 +10,6 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from detector.ambiente import ErroClaro
-from detector.pastas import quantos
 
 LADO = 224  # pixels; o que EfficientNet-Lite0, MobileNetV2 e a maioria dos backbones esperam
 MINIMO_DE_FOTOS = 20  # com menos, não há o que dividir em treino, validação e teste
@@ -133,9 +132,8 @@ def lista(builder: Builder, n: int | None = None) -> pd.DataFrame:
     tabela = pd.DataFrame(linhas, columns=["arquivo", "rotulo", "sha256"])
     de_cada = [int((tabela["rotulo"] == classe).sum()) for classe in (0, 1)]
     if n < MINIMO_DE_FOTOS or min(de_cada) < MINIMO_POR_CLASSE:
-        achadas = quantos(n, "foto", "fotos")
         raise ErroClaro(
-            f"encontrei {achadas}, {de_cada[0]} da classe 0 e {de_cada[1]} da classe 1; são "
+            f"fotos lidas: {n}, {de_cada[0]} da classe 0 e {de_cada[1]} da classe 1; são "
             f"precisas pelo menos {MINIMO_DE_FOTOS}, com {MINIMO_POR_CLASSE} de cada classe."
         )
     return tabela

@@ -113,7 +113,7 @@ def test_dataset_danificado_cortado_ou_pequeno_e_recusado(amostra, tmp_path, mon
         arquivo.write_bytes(arquivo.read_bytes().replace(de, para, 1))
         with pytest.raises(ErroClaro, match="Apague essa pasta"):
             dados.lista(builder)
-    for n, dito in {1: "encontrei 1 foto, ", 19: "encontrei 19 fotos, .* pelo menos 20"}.items():
+    for n, dito in {1: "fotos lidas: 1, ", 19: "fotos lidas: 19, .* pelo menos 20"}.items():
         with pytest.raises(ErroClaro, match=dito):
             dados.lista(amostra, n)
     monkeypatch.setattr(dados, "MINIMO_POR_CLASSE", 15)
