@@ -2,7 +2,10 @@
 
 import collections
 import contextlib
+import errno
+import hashlib
 import io
+import os
 import pathlib
 import shutil
 import sys
@@ -17,9 +20,10 @@ from tensorflow_datasets.image_classification import cats_vs_dogs
 from tqdm import tqdm
 
 from detector import pastas
-from detector.acervo import Foto, quantos
+from detector.acervo import Foto
 from detector.ambiente import ErroClaro, sem_stderr
 from detector.fotos import abre_foto
+from detector.pastas import quantos
 
 MAX_PIXELS = 100_000_000
 MINIMO_POR_CLASSE = 10
@@ -63,7 +67,8 @@ class Copia(cats_vs_dogs.CatsVsDogs, skip_registration=True):
                 with foto.abre() as arquivo:
                     jpeg = self.converte(arquivo)
             except ErroClaro as erro:
-                self.recusadas.append(f"{foto.nome}: {erro}")
+                causa = str(erro).removeprefix("a foto ").partition("; ")[0].rstrip(".")
+                self.recusadas.append(f"{foto.nome}: {causa}")
                 continue
             aceitas[foto.nome] = foto.classe
             exemplo = {"image": io.BytesIO(jpeg), "image/filename": foto.nome}
@@ -71,9 +76,11 @@ class Copia(cats_vs_dogs.CatsVsDogs, skip_registration=True):
         quantas = collections.Counter(aceitas.values())
         for classe in self.info.features["label"].names:
             if quantas[classe] < MINIMO_POR_CLASSE:
+                tem = quantos(quantas[classe], "foto", "fotos")
+                que_servem = " que se leem" if self.recusadas else ""
                 raise ErroClaro(
-                    f"li só {quantos(quantas[classe], 'foto', 'fotos')} da classe {classe}, e são "
-                    f"precisas {MINIMO_POR_CLASSE}. {_resumo(self.recusadas)}"
+                    f"a classe {classe} tem só {tem}{que_servem}, e são precisas "
+                    f"{MINIMO_POR_CLASSE}. {_resumo(self.recusadas)}".strip()
                 )
 
 
@@ -93,7 +100,9 @@ def prepara(copia: Copia) -> None:
         with contextlib.redirect_stdout(io.StringIO()):  # o TFDS diria que está baixando
             copia.download_and_prepare(download_config=por_cima)
     except (RuntimeError, tf.errors.OpError) as erro:  # assim o TFDS conta que o disco encheu
-        raise OSError(str(erro).rpartition("; ")[2]) from erro
+        causa = str(erro).rpartition("; ")[2]
+        numeros = {os.strerror(numero): numero for numero in errno.errorcode}
+        raise OSError(numeros.get(causa, 0), causa) from erro
     finally:
         copia.fotos.close()
     if copia.recusadas:
@@ -128,3 +137,48 @@ def como_o_tfds(arquivo: BinaryIO) -> bytes:
             return tf.io.encode_jpeg(tf.io.decode_jpeg(conteudo)).numpy()
     except tf.errors.OpError as erro:
         raise ErroClaro("está danificada") from erro
+
+
+def sem_repetidas(fotos: list[Foto]) -> list[Foto]:
+    """Cada foto uma vez, com o sha256, e nenhuma das que estão nas duas classes; diz quais não.
+
+    Levanta ErroClaro se assim uma classe fica sem nenhuma.
+    """
+    iguais = collections.defaultdict(list)
+    for foto in fotos:
+        foto = foto._replace(sha256=_sha256(foto))
+        iguais[foto.sha256 or foto.nome].append(foto)
+    ficam, repetidas, nas_duas = [], [], []
+    for primeira, *outras in iguais.values():
+        if all(foto.classe == primeira.classe for foto in outras):
+            ficam.append(primeira)
+            repetidas += outras
+        else:
+            nas_duas += [primeira, *outras]
+    if repetidas:
+        ditas = quantos(len(repetidas), "foto repetida", "fotos repetidas")
+        print(f"deixei de lado {ditas}: {_alguns(repetidas)}")
+    iguais_nas_duas = f"estão, iguais, nas duas classes: {_alguns(nas_duas)}"
+    if sem_nada := {foto.classe for foto in fotos} - {foto.classe for foto in ficam}:
+        classes = " e ".join(sorted(sem_nada))
+        raise ErroClaro(f"deixe cada foto numa classe só: as de {classes} {iguais_nas_duas}")
+    if nas_duas:
+        print(f"deixei de lado {len(nas_duas)} fotos que {iguais_nas_duas}")
+    return ficam
+
+
+def _alguns(fotos: list[Foto]) -> str:
+    fim = "…" if len(fotos) > 4 else ""
+    return ", ".join(foto.nome for foto in fotos[:4]) + fim
+
+
+def _sha256(foto: Foto) -> str | None:
+    """None se está vazia ou não se pode ler; quem a copiar dirá."""
+    resumo = hashlib.sha256()
+    try:
+        with foto.abre() as arquivo:
+            while pedaco := arquivo.read(1 << 20):
+                resumo.update(pedaco)
+            return resumo.hexdigest() if arquivo.tell() else None
+    except (OSError, ErroClaro):
+        return None

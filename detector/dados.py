@@ -133,7 +133,7 @@ def lista(builder: Builder, n: int | None = None) -> pd.DataFrame:
     de_cada = [int((tabela["rotulo"] == classe).sum()) for classe in (0, 1)]
     if n < MINIMO_DE_FOTOS or min(de_cada) < MINIMO_POR_CLASSE:
         raise ErroClaro(
-            f"encontrei {n} fotos, {de_cada[0]} da classe 0 e {de_cada[1]} da classe 1; são "
+            f"fotos lidas: {n}, {de_cada[0]} da classe 0 e {de_cada[1]} da classe 1; são "
             f"precisas pelo menos {MINIMO_DE_FOTOS}, com {MINIMO_POR_CLASSE} de cada classe."
         )
     return tabela

@@ -22,6 +22,7 @@ MOTIVOS = {  # {} é quem falhou: o servidor, ou o proxy
     socket.gaierror: "o endereço d{} não foi encontrado: confira a conexão com a internet",
     ConnectionRefusedError: "{} recusou a conexão",
     TimeoutError: "{} não respondeu a tempo",
+    requests.exceptions.InvalidSchema: "o site mandou buscar o arquivo sem a proteção do https",
     requests.exceptions.ChunkedEncodingError: "a conexão com {} caiu no meio do download",
 }
 
@@ -90,6 +91,8 @@ def _completa(arquivo: BinaryIO, url: str, tamanho: int, espera: float) -> None:
                     for pedaco in resposta.iter_content(PEDACO):
                         arquivo.write(pedaco)
                         barra.update(arquivo.tell() - barra.n)
+                        if arquivo.tell() > tamanho:  # não é o arquivo, e talvez não tenha fim
+                            break
             except requests.RequestException as erro:
                 falha = _motivo(erro)
             em_vao = 0 if arquivo.tell() > mais_longe else em_vao + 1
@@ -104,7 +107,10 @@ def _abre(url: str, inicio: int, prazo: float) -> requests.Response:
     pedido = {"Accept-Encoding": "identity"}
     if inicio:
         pedido["Range"] = f"bytes={inicio}-"
-    resposta = requests.get(url, headers=pedido, stream=True, timeout=prazo)
+    with requests.Session() as sessao:
+        if url.startswith("https:"):
+            del sessao.adapters["http://"]  # nenhum redirecionamento tira a proteção
+        resposta = sessao.get(url, headers=pedido, stream=True, timeout=prazo)
     if not inicio or resposta.status_code != 416:
         resposta.raise_for_status()
     if resposta.ok and "html" in resposta.headers.get("Content-Type", ""):

@@ -7,7 +7,6 @@ import pathlib
 import stat
 import struct
 import warnings
-from collections.abc import Callable
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -80,8 +79,11 @@ def abre_foto(foto: Any, nome: str = "a foto") -> np.ndarray:
     return pronta
 
 
-def abre_arquivo(dito: str | os.PathLike) -> BinaryIO:
-    """Levanta ErroClaro se não existe, não pode ser lido ou não tem o tamanho de uma foto."""
+def abre_arquivo(dito: str | os.PathLike, nome: str = "") -> BinaryIO:
+    """Levanta ErroClaro se não existe, não pode ser lido ou não tem o tamanho de uma foto.
+
+    nome: como chamá-lo na mensagem de erro, se não pelo caminho.
+    """
     alvo = caminho(dito)
     try:
         dados = os.stat(alvo)
@@ -97,19 +99,9 @@ def abre_arquivo(dito: str | os.PathLike) -> BinaryIO:
         falta = "não existe"
     except OSError as erro:
         falta = f"não pôde ser lido ({motivo(erro)})"
-    raise ErroClaro(f"{pastas.legivel(dito) or 'o caminho vazio'} {falta}; indique uma foto.")
-
-
-def parece_foto(nome: str, abre: Callable[[], BinaryIO]) -> bool:
-    """Pelo fim do nome ou, se ele não diz, pelos primeiros bytes."""
-    if os.path.splitext(nome)[1].lower() in EXTENSOES:
-        return True
-    try:
-        with abre() as arquivo:
-            inicio = arquivo.read(32)
-    except (OSError, ErroClaro):
-        return False
-    return any(PIL.Image.OPEN[formato][1](inicio) for formato in FORMATOS)
+    raise ErroClaro(
+        f"{nome or pastas.legivel(dito) or 'o caminho vazio'} {falta}; indique uma foto."
+    )
 
 
 def _decodifica(foto: Any, nome: str) -> tuple[PIL.Image.Image, bool]:
@@ -123,7 +115,12 @@ def _decodifica(foto: Any, nome: str) -> tuple[PIL.Image.Image, bool]:
         aceitos = "um caminho, bytes, um arquivo binário aberto, uma imagem do PIL ou um array"
         raise ErroClaro(f"{nome} é {type(foto).__name__}; o que sei abrir é {aceitos}.")
     foto.seek(0)
-    if foto.read(3) == b"\xff\xd8\xff":
+    inicio = foto.read(4)
+    if not inicio:
+        raise ErroClaro(f"{nome} está vazia; use outra cópia dela.")
+    if inicio == b"PK\3\4":
+        raise ErroClaro(f"{nome} é um zip; descompacte-o e indique a pasta.")
+    if inicio.startswith(b"\xff\xd8\xff"):
         return _jpeg(foto)
     PIL.ImageFile.LOAD_TRUNCATED_IMAGES = True  # no cabeçalho: um texto ruim não a estraga
     try:

@@ -11,7 +11,7 @@ from tensorflow_datasets.image_classification import cats_vs_dogs
 
 from detector import acervo, arquivos, conversao, download
 from detector.acervo import Foto
-from detector.ambiente import ErroClaro, caminho, motivo
+from detector.ambiente import ErroClaro, caminho, no_disco
 from detector.conversao import Copia
 from detector.dados import Builder, classes
 from detector.fotos import EXTENSOES
@@ -48,7 +48,8 @@ def abre(
             print(f'não li a pasta {dataset}; se é ela que você quer, DATASET = "./{dataset}"')
     except OSError as erro:
         causa = erro.__cause__ if isinstance(erro.__cause__, OSError) else erro  # atrás do TFDS
-        raise ErroClaro(f"não consegui ler {causa.filename or onde} ({motivo(causa)}).") from erro
+        with no_disco("ler", causa.filename or onde, "aponte para outra pasta"):
+            raise causa from None
     zero, um = classes(builder)
     total = builder.info.splits["train"].num_examples
     print(f"{builder.info.full_name}: {total} fotos; 0 = {zero}, 1 = {um}")
@@ -147,14 +148,16 @@ def _do_usuario(onde: pathlib.Path, raiz: pathlib.Path) -> Builder:
 
 def _das_fotos(todos: list[Foto], onde: pathlib.Path, raiz: pathlib.Path) -> Builder:
     """As fotos, copiadas para um dataset cujo nome muda quando elas mudam."""
-    lidas = acervo.com_classe(todos, onde)
-    nome = f"pasta_{arquivos.digesto([(f.nome, f.classe, f.sha256()) for f in lidas])}"
+    lidas = conversao.sem_repetidas(acervo.com_classe(todos, onde))
+    nome = f"pasta_{arquivos.digesto([(f.nome, f.classe, f.sha256) for f in lidas])}"
     copia = Copia(nome, lidas, conversao.em_pe, raiz)
     return _preparado(nome, raiz) or _prepara(nome, raiz, lambda: conversao.prepara(copia))
 
 
 def _prepara(nome: str, raiz: pathlib.Path, grava: Callable[[], None]) -> Builder:
     """O dataset que `grava` deixa em `raiz`, ou o que outra execução acabou de deixar lá."""
+    if raiz.is_file():
+        raise ErroClaro(f"DATA_DIR = {raiz} é um arquivo; indique uma pasta.")
     espera = f"Outra execução está preparando fotos em {raiz}; espero por ela."
     try:
         with arquivos.trava(raiz / "cats_vs_dogs.lock", espera):
@@ -163,10 +166,8 @@ def _prepara(nome: str, raiz: pathlib.Path, grava: Callable[[], None]) -> Builde
     except ConnectionError:
         raise
     except OSError as erro:
-        raise ErroClaro(
-            f"não consegui gravar em {raiz} ({motivo(erro)}). Libere espaço ou mude DATA_DIR, "
-            "e rode de novo: o download continua de onde parou."
-        ) from erro
+        with no_disco("gravar em", raiz, "mude DATA_DIR"):
+            raise erro
     return _preparado(nome, raiz)
 
 

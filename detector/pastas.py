@@ -1,7 +1,6 @@
 """De que classe é cada foto de uma pasta ou de um zip; aqui só se olham nomes."""
 
 import collections
-import itertools
 import os
 import pathlib
 import re
@@ -33,9 +32,18 @@ class Lida(NamedTuple):
     como: str = "pela pasta"
 
 
-def legivel(nome: str | os.PathLike) -> str:
-    """O nome em texto que se grava e se mostra, mesmo se ele não é UTF-8 no disco."""
-    return os.fsencode(nome).decode(errors="replace")
+def legivel(nome: str | bytes | os.PathLike, antigo: str = "cp1252") -> str:
+    """O nome em texto que se grava e se mostra; antigo: como ele está escrito, se não em UTF-8."""
+    cru = os.fsencode(nome)
+    try:
+        return cru.decode()
+    except UnicodeDecodeError:
+        return cru.decode(antigo, errors="backslashreplace")  # dois nomes não viram o mesmo
+
+
+def quantos(n: int, um: str, varios: str) -> str:
+    """Como em "1 foto" e "2 fotos"."""
+    return f"{n} {um if n == 1 else varios}"
 
 
 def do_sistema(nome: str) -> bool:
@@ -66,9 +74,10 @@ def visiveis(pasta: pathlib.Path) -> Iterator[str]:
 def entende(fotos: Sequence[str], pasta: str | os.PathLike) -> dict[str, Lida]:
     """Como se leu cada foto que tem classe; as que não têm ficam de fora.
 
-    fotos: nomes a partir de `pasta`, com "/". Primeiro procura gatos e cachorros, nas pastas e
-    depois nos nomes; senão, duas subpastas quaisquer. Atravessa treino, validação e teste, e as
-    pastas que só embrulham outra. Levanta ErroClaro se não há duas classes, ou não se sabe quais.
+    fotos: nomes legíveis a partir de `pasta`, com "/". Primeiro procura gatos e cachorros, nas
+    pastas e depois nos nomes; senão, duas subpastas quaisquer. Atravessa treino, validação e teste,
+    e as pastas que só embrulham outra. Levanta ErroClaro se não há duas classes, ou não se sabe
+    quais.
     """
     pastas = {foto: _pastas(foto) for foto in fotos}
     lidas = _pela_palavra(pastas) or _pelo_nome(fotos) or _pelo_lugar(pastas)
@@ -84,20 +93,14 @@ def entende(fotos: Sequence[str], pasta: str | os.PathLike) -> dict[str, Lida]:
     elif len({_sem_a_divisao(classe) for classe in classes}) < 2:  # cats_train e cats_test
         partes = {parte for foto in fotos for parte in foto.split("/")[:-1]}
         divisoes = sorted(parte for parte in partes if tipo(parte) == "divisão")
+        ditas = quantos(len(fotos), "foto", "fotos")
         tomei = f" (tomei {', '.join(divisoes[:4])} por treino, validação ou teste)"
         raise ErroClaro(
-            f"há {len(fotos)} fotos em {pasta}, mas não duas classes{tomei if divisoes else ''}: "
-            "são precisas duas subpastas, uma por classe, ou nomes como cat.1.jpg e dog.1.jpg. Se "
-            "essa pasta é uma das classes, aponte para a que a contém, "
+            f"há {ditas} em {pasta}, mas não duas classes{tomei if divisoes else ''}: "
+            "são precisas duas subpastas com fotos, uma por classe, ou nomes como cat.1.jpg e "
+            "dog.1.jpg. Se essa pasta é uma das classes, aponte para a que a contém, "
             f"{pathlib.Path(pasta).absolute().parent}."
         )
-    lugares = {_sem_divisoes(lida.onde) for lida in lidas.values()}
-    for fora, dentro in itertools.combinations(sorted(lugares), 2):
-        if dentro.startswith(fora):
-            raise ErroClaro(
-                f"há as duas classes em {pathlib.Path(pasta, dentro)} e também fora dela, talvez "
-                "as mesmas fotos: aponte para ela, ou tire-a dali."
-            )
     return lidas
 
 
@@ -126,9 +129,9 @@ def _pelo_nome(fotos: Sequence[str]) -> dict[str, Lida]:
         onde, _, arquivo = foto.rpartition("/")
         bicho = tipo("".join(_palavras(arquivo)[:1]))
         if bicho in BICHOS:
-            lidas[foto] = Lida(bicho, legivel(onde), "pelo nome do arquivo")
+            lidas[foto] = Lida(bicho, onde, "pelo nome do arquivo")
     lugares = {lida.onde for lida in lidas.values()}
-    vizinhas = [foto for foto in fotos if legivel(foto.rpartition("/")[0]) in lugares]
+    vizinhas = [foto for foto in fotos if foto.rpartition("/")[0] in lugares]
     os_dois = {lida.classe for lida in lidas.values()} == BICHOS
     return lidas if os_dois and len(lidas) >= len(vizinhas) / 2 else {}
 
@@ -156,25 +159,26 @@ def _pelo_lugar(pastas: Mapping[str, list[Lida]]) -> dict[str, Lida]:
 
 def _pastas(foto: str) -> list[Lida]:
     """Cada pasta em que a foto está, menos as divisões, como se fosse a classe dela."""
-    partes = unicodedata.normalize("NFC", legivel(foto)).split("/")[:-1]
+    partes = unicodedata.normalize("NFC", foto).split("/")[:-1]
     todas = [Lida(parte, "/".join(partes[:i])) for i, parte in enumerate(partes)]
     return [pasta for pasta in todas if tipo(pasta.classe) != "divisão"]
 
 
-def _sem_divisoes(onde: str) -> str:
-    return "".join(f"{parte}/" for parte in onde.split("/") if parte and tipo(parte) != "divisão")
-
-
 def _sem_a_divisao(classe: str) -> str:
-    """De "cats_train", "cats"; se não sobra nada, o nome inteiro."""
-    palavras = [palavra for palavra in _palavras(classe) if palavra not in PALAVRAS["divisão"]]
-    return " ".join(palavras) or classe
+    """De "cats_train", "cats"; de "classe 1", ela mesma; se não sobra nada, o nome inteiro."""
+    divisao = rf"(?<![a-z])({'|'.join(PALAVRAS['divisão'])})(?![a-z])\d*"
+    return re.sub(divisao, "", _simples(classe)).strip(" _.-") or classe
 
 
 def _palavras(nome: str) -> list[str]:
-    """As palavras do nome, sem acentos e em minúsculas: de "Cães_2", só "caes"."""
+    """As palavras do nome: de "Cães_2", só "caes"."""
+    return re.findall("[a-z]+", _simples(nome))
+
+
+def _simples(nome: str) -> str:
+    """O nome em minúsculas e sem acentos."""
     letras = unicodedata.normalize("NFKD", nome.casefold())
-    return re.findall("[a-z]+", "".join(c for c in letras if not unicodedata.combining(c)))
+    return "".join(c for c in letras if not unicodedata.combining(c))
 
 
 def tipo(pasta: str) -> str | None:

@@ -18,6 +18,8 @@ class Atende(http.server.BaseHTTPRequestHandler):
         inicio = int(faixa[len("bytes=") : -1]) if faixa and status == 206 else 0
         corpo, total = servidor.conteudo[inicio:], len(servidor.conteudo)
         self.send_response(status)
+        if servidor.manda_para:
+            self.send_header("Location", servidor.manda_para)
         self.send_header("Content-Type", servidor.tipo)
         self.send_header("Content-Length", str(len(corpo)))
         if status == 206:
@@ -27,6 +29,7 @@ class Atende(http.server.BaseHTTPRequestHandler):
             self.wfile.write(corpo)
             return
         self.wfile.write(corpo[: servidor.por_conexao])
+        servidor.entregou = True
         if servidor.cala:
             servidor.acabou.wait()
 
@@ -38,11 +41,13 @@ class Servidor(http.server.ThreadingHTTPServer):
     por_conexao, cala: só manda tantos bytes, e depois desliga ou se cala.
     mal_ate: depois de tantos pedidos, por_conexao e cala já não valem.
     certificado: o contexto do `ssl`, para atender por HTTPS.
+    manda_para: com status 302, para onde. entregou: se alguém leu até o fim o que ele mandou.
     """
 
     daemon_threads = True
     status, com_faixa, tipo, certificado = 200, 206, "application/zip", None
     por_conexao, cala, mal_ate = None, False, 1000
+    manda_para, entregou = None, False
 
     def handle_error(self, request, client_address):
         """Quem pediu desligou antes do fim: não é defeito do servidor."""

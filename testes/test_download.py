@@ -90,6 +90,15 @@ def test_conteudo_diferente_do_original_e_apagado(parcial):
     assert not list(parcial.parent.iterdir())
 
 
+def test_o_que_passa_do_tamanho_esperado_nao_e_lido_ate_o_fim(parcial):
+    """Ele talvez não tenha fim, e encheria o disco."""
+    parcial.unlink()
+    muito = ARQUIVO + bytes(100_000_000)
+    with servindo(muito) as servidor, pytest.raises(ConnectionError, match="apagado"):
+        baixa(servidor.url, parcial)
+    assert not servidor.entregou
+
+
 def test_disco_cheio_nao_e_culpa_da_rede(parcial):
     parcial.unlink()
     parcial.symlink_to("/dev/full")
@@ -129,6 +138,10 @@ def test_certificado_que_nao_vale_e_recusado_numa_frase(parcial, monkeypatch):
         with servindo(ARQUIVO, certificado=contexto) as servidor:
             if autoridade is confiavel and not ate:
                 assert baixa(servidor.url, parcial) == ARQUIVO
+                parcial.with_suffix("").unlink()
+                parcial.write_bytes(ARQUIVO[:METADE])
+                vars(servidor).update(status=302, manda_para="http://127.0.0.1:9")
+                assert "sem a proteção do https" in falha(servidor.url, parcial)
             else:
                 frase = "o certificado do site não é de confiança: confira a data e a hora"
                 assert falha(servidor.url, parcial).startswith(frase)

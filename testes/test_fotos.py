@@ -183,6 +183,8 @@ RECUSADAS = {  # o que se dá: o que a frase precisa dizer
     "arquivo de texto aberto": (lambda p: io.StringIO("oi"), "arquivo binário"),
     "texto com nome de foto": (lambda p: em_disco(p, "t.jpg", b"oi"), r"t\.jpg não é uma foto"),
     "página da internet": (lambda p: b"<!DOCTYPE html><html>404</html>", "não é uma foto"),
+    "arquivo vazio": (lambda p: em_disco(p, "v.jpg", b""), r"v\.jpg está vazia"),
+    "zip": (lambda p: b"PK\3\4...", "é um zip; descompacte-o"),
     "EPS, que roda um programa": (lambda p: codifica(cena(), "EPS"), "não é uma foto"),
     "JPEG cortado": (lambda p: codifica(cena(), "JPEG")[:900], "danificada"),
     "PNG cortado": (lambda p: codifica(cena())[:900], "danificada"),
@@ -232,6 +234,11 @@ def test_da_pasta_saem_as_fotos_em_ordem_e_se_diz_o_que_ficou(tmp_path, capsys):
     assert caminhos([str(tmp_path / "b.png"), tmp_path]) == [na_pasta[1], na_pasta[0], na_pasta[2]]
     assert caminhos([tmp_path / ".oculta.png"]) == [tmp_path / ".oculta.png"], "pedida pelo nome"
     assert caminhos([f'"{tmp_path}/b*.png"']) == [tmp_path / "b.png"], "nem todo terminal expande"
-    for ruins, dito in {(tmp_path, "n*a.jpg"): "não existe", (tmp_path / "vazia",): "nenh"}.items():
+    assert caminhos([tmp_path / "[a-b]"]) == [tmp_path / "a/z.png"], "nem se o que casa é pasta"
+    for ruins, dito in {
+        (tmp_path / "a/leia-me.txt",): "vazia",
+        (tmp_path, "n*a.jpg"): "não existe",
+        (tmp_path / "vazia",): "nenh",
+    }.items():
         with pytest.raises(ErroClaro, match=dito):
             caminhos(ruins)

@@ -1,5 +1,6 @@
 """De onde vêm as fotos, e o que acontece quando o zip, a pasta, o disco ou a rede não ajudam."""
 
+import errno
 import os
 import re
 import time
@@ -87,12 +88,14 @@ def test_o_que_ja_esta_preparado_e_usado_e_restos_de_um_preparo_morto_nao(tmp_pa
         ("imagenet", "tfds", None, 'use "cats_vs_dogs", "amostra" ou uma pasta'),
         ("cats_vs_dogs", "tfds", "nao-existe.zip", "nao-existe.zip não existe"),
         ("cats_vs_dogs", "tfds", "tres", "é uma pasta; o lugar dela é em DATASET"),
-        ("dois.zip", "tfds", None, "não há fotos .*há train.zip"),
-        ("cats_vs_dogs", "tfds", RAIZ / "LICENSE", "não é um zip inteiro"),
-        ("cats_vs_dogs", RAIZ / "LICENSE/tfds", "bom.zip", "não consegui gravar.*mude DATA_DIR"),
+        ("dois.zip", "tfds", None, "há train.zip: descompacte dois.zip e aponte para um"),
+        ("cats_vs_dogs", "tfds", RAIZ / "LICENSE", "LICENSE não é um zip: aponte para a pasta"),
+        ("cats_vs_dogs", RAIZ / "LICENSE/tfds", "bom.zip", "Confira o caminho ou mude DATA_DIR"),
+        ("cats_vs_dogs", RAIZ / "LICENSE", "bom.zip", "DATA_DIR = .*LICENSE é um arquivo"),
+        ("cortado.zip", "tfds", None, "está vazio, incompleto ou danificado: use outra cópia"),
         ("cats_vs_dogs", "tfds", "so_gatos.zip", "não duas classes"),
         ("tres", "tfds", None, "encontrei 3 classes"),
-        ("poucas", "tfds", None, "só 9 fotos da classe gatos, e são precisas 10"),
+        ("poucas", "tfds", None, r"gatos tem só 9 fotos, e são precisas 10\.$"),
     ],
 )
 def test_o_que_nao_serve_e_recusado_e_nao_deixa_dataset_pela_metade(
@@ -101,12 +104,27 @@ def test_o_que_nao_serve_e_recusado_e_nao_deixa_dataset_pela_metade(
     monkeypatch.chdir(tmp_path)
     faz_zip(tmp_path / "so_gatos.zip", classes=["Cat"])
     faz_zip(tmp_path / "bom.zip")
+    (tmp_path / "cortado.zip").write_bytes((tmp_path / "bom.zip").read_bytes()[:-200])
     faz_zip(tmp_path / "dois.zip", [("train.zip", b"PK")], classes=[])
     faz_pasta(tmp_path / "tres", ["gatos", "lobos", "ursos"], 1)
     faz_pasta(tmp_path / "poucas", quantas=9)
     for _ in range(2):
         with pytest.raises(ErroClaro, match=mensagem):
             origem.abre(dataset, data_dir, zip_)
+
+
+@pytest.mark.parametrize(
+    "numero, conselho",
+    [(errno.ENOSPC, "Libere espaço"), (errno.EACCES, "Acerte a permissão"), (errno.EIO, "Confira")],
+)
+def test_do_que_o_tfds_nao_grava_o_conselho_e_pela_causa(tmp_path, monkeypatch, numero, conselho):
+    def falha(*_, **__):
+        raise RuntimeError(f"{tmp_path}/x.tfrecord; {os.strerror(numero)}")
+
+    monkeypatch.setattr(origem.Copia, "download_and_prepare", falha)
+    dito = re.escape(f"({os.strerror(numero)}). {conselho}")
+    with pytest.raises(ErroClaro, match=f"não consegui gravar em .* {dito}.* ou mude DATA_DIR"):
+        origem.abre("cats_vs_dogs", tmp_path / "tfds", faz_zip(tmp_path / "f.zip"))
 
 
 def test_o_zip_da_o_mesmo_que_o_builder_do_tfds_e_tfds_load_o_serve(tmp_path, capsys):
@@ -176,7 +194,9 @@ def test_uma_pasta_vira_dataset_e_muda_com_as_fotos(tmp_path, capsys):
         )
     assert origem.abre(pasta, tmp_path / "tfds").info.name == antes.info.name
     PIL.Image.new("RGB", (40, 30)).save(pasta / "gatos/3.png")
+    (pasta / "gatos/v.png").touch()
     assert origem.abre(pasta, tmp_path / "tfds").info.name != antes.info.name
+    assert "Deixei de fora 1 arquivo: gatos/v.png: está vazia\n" in capsys.readouterr().out
 
 
 def test_um_zip_qualquer_serve_em_dataset_e_em_arquivo_zip(tmp_path, capsys):

@@ -2,10 +2,13 @@
 
 import os
 import unicodedata
+import zipfile
 
 import pytest
 
+from detector.acervo import com_classe, da_pasta, do_zip
 from detector.ambiente import ErroClaro, caminho
+from detector.conversao import sem_repetidas
 from detector.pastas import entende, legivel, visiveis
 
 
@@ -23,8 +26,14 @@ ENTENDIDAS = {  # os lugares das fotos: as duas classes, e quantas fotos ficam s
     "2023/gatos 2024/gatos 2023/caes": ("caes gatos", 0),
     "cat_train dog_train cat_test": ("cat dog", 0),
     "train/Cat train/Dog test/cats": ("cat dog", 0),
+    "train/cats train/dogs x/train/cats x/train/dogs": ("cats dogs", 0),
+    "a/dog. b/cat. b/x/dog.": ("cat dog", 0),
     "Gato_. dog-. foto.": ("cat dog", 3),
     "images masks": ("images masks", 0),
+    "class_0 class_1": ("class_0 class_1", 0),
+    "Gato-1 Gato-2": ("Gato-1 Gato-2", 0),
+    "foto-犬 foto-猫": ("foto-犬 foto-猫", 0),
+    "train/n02102040 train/n02979186 val/n02102040": ("n02102040 n02979186", 0),
     "train/hot_dog train/not_hot_dog": ("hot_dog not_hot_dog", 0),
     "maca maca/a. maca/b. maca/cat. uva uva/a. uva/b. uva/dog.": ("maca uva", 0),
     "doente/2023 doente/2024 saudavel/2023 saudavel/2024": ("doente saudavel", 0),
@@ -50,12 +59,10 @@ def test_as_duas_classes_sao_achadas_onde_estiverem(lugares):
         ("train/rosas train/lirios test/tulipas", "3 classes"),
         ("um/rosas um/lirios dois/rosas dois/lirios", "classes são dois e um ou lirios e rosas"),
         ("a/rosas a/lirios b/rosas b/lirios c/lirios", "não sei se as classes são a e b e c"),
-        ("cats_train cats_test", "não duas classes"),
+        ("cats_train cats_test1", "não duas classes"),
         ("valid invalid", r"não duas classes \(tomei valid por"),
         ("train test1", "há 6 fotos em .*não duas classes.*cat.1.jpg"),
         ("cat.", "se essa pasta é uma das classes, aponte para a que a contém, /alto."),
-        ("train/cats train/dogs x/train/cats x/train/dogs", "classes em /alto/p/x e também fora"),
-        ("a/dog. b/cat. b/x/dog.", "aponte para ela"),
     ],
 )
 def test_o_que_e_ambiguo_e_recusado_dizendo_para_onde_apontar(lugares, dito):
@@ -88,4 +95,41 @@ def test_o_caminho_colado_e_o_que_a_pessoa_quis_dizer(tmp_path, monkeypatch):
     for colado in (foto, composto, f'"{composto}" ', f"'{foto}'", foto.as_uri(), "~/meu cão.jpg"):
         assert caminho(colado) == foto
     assert caminho("nao-existe.jpg").name == "nao-existe.jpg"
-    assert legivel(os.fsdecode(b"ma\xe7\xe3.jpg")).encode(), "grava-se e mostra-se"
+
+
+def test_um_nome_que_nao_e_utf8_sai_como_a_pessoa_o_escreveu():
+    """E dois nomes que nem assim se leem não viram o mesmo."""
+    assert legivel(os.fsdecode(b"ma\xe7\xe3.jpg")) == "maçã.jpg"
+    assert legivel(b"\x81.jpg") != legivel(b"\x8d.jpg")
+
+
+@pytest.mark.parametrize("codigo", ["NFC utf-8", "NFD utf-8", "NFC cp850"])
+def test_um_zip_que_nao_diz_o_seu_codigo_e_lido_no_do_macos_ou_no_do_windows(codigo, tmp_path):
+    forma, codigo = codigo.split()
+    cru = unicodedata.normalize(forma, "cães").encode(codigo)
+    no_lugar = b"x" * len(cru)
+    with zipfile.ZipFile(tmp_path / "f.zip", "w") as z:
+        z.writestr(f"{no_lugar.decode()}/0.jpg", "")
+    sem_marca = (tmp_path / "f.zip").read_bytes()
+    (tmp_path / "f.zip").write_bytes(sem_marca.replace(no_lugar, cru))
+    with do_zip(tmp_path / "f.zip") as [foto]:
+        assert unicodedata.normalize("NFC", foto.nome) == "cães/0.jpg"
+
+
+def test_a_foto_repetida_fica_uma_vez_e_a_que_esta_nas_duas_classes_nenhuma(tmp_path, capsys):
+    """A vazia não é cópia de outra vazia: quem a abrir dirá o que ela tem."""
+    conteudos = {"cats/0.jpg": b"a", "cats/1.jpg": b"b", "cats/v.jpg": b"", "dogs/0.jpg": b"c"}
+    conteudos |= {"dogs/1.jpg": b"b", "dogs/v.jpg": b"", "test/cats/9.jpg": b"a"}
+    for nome, conteudo in conteudos.items():
+        (tmp_path / nome).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / nome).write_bytes(conteudo)
+    lidas = sem_repetidas(com_classe(da_pasta(tmp_path), tmp_path))
+    ficam = ["cats/0.jpg", "cats/v.jpg", "dogs/0.jpg", "dogs/v.jpg"]
+    assert [foto.nome for foto in lidas] == ficam
+    dito = capsys.readouterr().out
+    assert "deixei de lado 1 foto repetida: test/cats/9.jpg" in dito
+    assert "2 fotos que estão, iguais, nas duas classes: cats/1.jpg, dogs/1.jpg" in dito
+    for nome in ficam[1:]:
+        (tmp_path / nome).unlink()
+    with pytest.raises(ErroClaro, match="as de dogs estão, iguais, nas duas classes"):
+        sem_repetidas(com_classe(da_pasta(tmp_path), tmp_path))
