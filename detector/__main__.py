@@ -94,7 +94,7 @@ def _classifica(pedido: argparse.Namespace) -> int:
     for linha in tabela.to_dict("records"):
         print(f"{linha['arquivo']}: {linha['erro'] or sala.Veredito(linha)}")
     if pedido.csv:
-        conteudo = tabela.to_csv(index=False).encode("utf-8-sig", errors="replace")  # para o Excel
+        conteudo = tabela.to_csv(index=False).encode("utf-8-sig")  # para o Excel
         grava(pedido.csv, conteudo, "escolha outro arquivo em --csv")
     return 1 if (tabela["erro"] != "").any() else 0
 
