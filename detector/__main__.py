@@ -137,9 +137,9 @@ def _extrai(ditos: list[str]) -> int:
             ray = no_fim.enter_context(detector.muitas.liga(pedido.ray, pedido.threads))
             extrai = functools.partial(detector.muitas.extrai, ray, pedido.threads)
         pasta = detector.entrega.abre_pasta(pedido.modelos)
+        backbone = detector.backbones.cria(pedido.backbone)  # antes do que demora
         builder = detector.origem.abre(pedido.dataset, pedido.data_dir, pedido.arquivo_zip)
         fotos = detector.dados.lista(builder, pedido.max_imagens)
-        backbone = detector.backbones.cria(pedido.backbone)
         corte = detector.backbones.acha_corte(backbone)
         leitor = detector.dados.le
         extracao = extrai(builder, fotos, leitor, backbone, corte, pedido.motor, pasta)
