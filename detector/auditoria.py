@@ -4,13 +4,12 @@ E o caminho de volta: as fotos que a pessoa, depois de olhar, tirou do treino.
 """
 
 import codecs
-import contextlib
 import io
 import os
 import pathlib
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -19,7 +18,7 @@ from detector.ambiente import ErroClaro, caminho, no_disco
 
 # Escolhidos à mão entre o que dão as cópias (espelhadas, reduzidas, regravadas) e as outras fotos.
 CORRELACAO, COSSENO = 0.97, 0.4  # das miniaturas; dos vetores
-VOLTAS, VIZINHAS, BITS_DIFERENTES = 12, 3, 6
+POR_FOTO = 5  # de quantas anteriores, no máximo, uma foto é dita cópia
 
 
 def discordancias(y: np.ndarray, p: np.ndarray) -> np.ndarray:
@@ -36,50 +35,34 @@ def copias(miniaturas: np.ndarray, vetores: np.ndarray) -> list[tuple[int, int]]
     """Pares (i, j), i < j, de fotos que são a mesma, mesmo espelhada, reduzida ou regravada.
 
     miniaturas: (n, 16, 16), em tons de cinza. vetores: (n, canais), um por foto.
-    O tempo e a memória crescem em linha quase reta com n: só se comparam os `_candidatos`. De
+    Cada foto é comparada com todas as anteriores, em blocos: a memória não cresce com n². De
     dezenas de fotos iguais saem pares que as ligam, não todos os pares.
     """
-    pares = [np.empty((0, 2), int)]
-    for i, j in _candidatos(miniaturas):
-        uma, outra, espelho = map(_normais, (miniaturas[i], miniaturas[j], miniaturas[i, :, ::-1]))
-        pixels = np.maximum((uma * outra).sum(axis=1), (espelho * outra).sum(axis=1))
-        i, j = i[pixels > CORRELACAO], j[pixels > CORRELACAO]
-        cossenos = (unitarios(vetores[i]) * unitarios(vetores[j])).sum(axis=1)
-        pares.append(np.sort(np.column_stack([i, j])[cossenos > COSSENO], axis=1))
-    return [(int(i), int(j)) for i, j in np.unique(np.concatenate(pares), axis=0)]
+    from sklearn.preprocessing import normalize  # cada linha, com norma 1
 
-
-def _candidatos(miniaturas: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Pares (i, j) que podem ser cópias, em 36 levas de até n, seja qual for n.
-
-    Cada volta resume a foto em 64 bits: o lado em que ela está de 64 planos sorteados (Charikar,
-    STOC 2002). Nas fotos em ordem de resumo, cópias caem quase sempre lado a lado. O resumo é da
-    miniatura somada ao seu espelho, e por isso o mesmo para as duas.
-    """
-    planos = np.random.default_rng(0).standard_normal((256, 64 * VOLTAS), dtype="float32")
-    resumos = [np.empty((0, VOLTAS), "uint64")]
-    for inicio in range(0, len(miniaturas), 5000):
-        bloco = miniaturas[inicio : inicio + 5000].astype("float32")
-        lados = _normais(bloco + bloco[:, :, ::-1]) @ planos > 0
-        resumos.append(np.packbits(lados, axis=1).view("uint64"))
-    for resumo in np.concatenate(resumos).T:
-        ordem = np.argsort(resumo, kind="stable")
-        for passo in range(1, VIZINHAS + 1):
-            i, j = ordem[:-passo], ordem[passo:]
-            perto = np.bitwise_count(resumo[i] ^ resumo[j]) <= BITS_DIFERENTES
-            yield i[perto], j[perto]
-
-
-def _normais(miniaturas: np.ndarray) -> np.ndarray:
-    """Cada miniatura em linha, com média 0 e norma 1: o produto de duas é a correlação delas."""
     linhas = miniaturas.reshape(-1, 256).astype("float32")
-    return unitarios(linhas - linhas.mean(axis=1, keepdims=True))
-
-
-def unitarios(vetores: np.ndarray) -> np.ndarray:
-    """Os mesmos vetores (n, canais), float32, com norma 1."""
-    vetores = np.asarray(vetores, "float32")
-    return vetores / np.maximum(np.linalg.norm(vetores, axis=1, keepdims=True), 1e-12)
+    normais = normalize(linhas - linhas.mean(axis=1, keepdims=True)).reshape(-1, 16, 16)
+    espelhos = normais[:, :, ::-1]
+    # O que o espelho não muda e o que ele troca de sinal; as outras 8 colunas repetem estas. A
+    # correlação de duas fotos é a soma dos dois produtos; com uma espelhada, é a diferença.
+    iguais = (normais + espelhos)[:, :, :8].reshape(-1, 128) / 2**0.5
+    trocadas = (normais - espelhos)[:, :, :8].reshape(-1, 128) / 2**0.5
+    pares = []
+    for inicio in range(0, len(linhas), 256):
+        fim = min(inicio + 256, len(linhas))
+        correlacoes = np.abs(trocadas[inicio:fim] @ trocadas[:fim].T)
+        correlacoes += iguais[inicio:fim] @ iguais[:fim].T
+        correlacoes[:, inicio:] = np.tril(correlacoes[:, inicio:], -1)  # só com as anteriores
+        for _ in range(POR_FOTO):
+            i, j = correlacoes.argmax(axis=1), np.arange(inicio, fim)
+            parecidas = correlacoes[j - inicio, i] > CORRELACAO
+            if not parecidas.any():
+                break
+            i, j = i[parecidas], j[parecidas]
+            cossenos = (normalize(vetores[i]) * normalize(vetores[j])).sum(axis=1)
+            pares += np.column_stack([i, j])[cossenos > COSSENO].tolist()
+            correlacoes[j - inicio, i] = 0
+    return sorted((i, j) for i, j in pares)
 
 
 def atravessam(pares: list[tuple[int, int]], partes: Sequence[str], de: str, para: str) -> int:
@@ -134,7 +117,8 @@ def fora_do_treino(fotos: pd.DataFrame, arquivo: str | os.PathLike | None) -> np
         exemplos = f"{', '.join(perdidas[:3])}; nele, os nomes são como {fotos['arquivo'].iloc[0]}"
         print(f"  {len(perdidas)} linhas não são fotos deste dataset, como {exemplos}")
     for rotulo, antes in fotos["rotulo"][no_treino].value_counts().items():
-        if (ficam := (no_treino & ~fora & (fotos["rotulo"] == rotulo)).sum()) < antes / 2:
+        ficam = (no_treino & ~fora & (fotos["rotulo"] == rotulo)).sum()
+        if ficam < antes / 2:
             raise ErroClaro(
                 f"FOTOS_FORA: {arquivo} deixaria no treino só {ficam} das {antes} fotos da classe "
                 f"{rotulo}. Confira o arquivo; para treinar com menos fotos, use MAX_IMAGENS."
@@ -151,12 +135,7 @@ def le_tabela(arquivo: pathlib.Path) -> pd.DataFrame:
     """Um CSV, do pandas ou do Excel, com a coluna `arquivo`; ErroClaro se não é um."""
     with no_disco("ler FOTOS_FORA,", arquivo, "mude FOTOS_FORA"):
         conteudo = arquivo.read_bytes()
-    for codificacao in ("utf-16", "utf-8-sig", "cp1252"):  # o Excel salva em qualquer uma
-        if codificacao != "utf-16" or conteudo[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
-            with contextlib.suppress(UnicodeDecodeError):
-                texto = conteudo.decode(codificacao)
-                break
-    texto = re.sub(r"\A\s*sep=.*\s", "", texto)  # a linha que diz o separador ao Excel
+    texto = re.sub(r"\A\s*sep=.*\s", "", _decodifica(conteudo))  # o que diz o separador ao Excel
     cabecalho = texto.partition("\n")[0]
     try:
         separador = max(",;\t", key=cabecalho.count)
@@ -168,3 +147,13 @@ def le_tabela(arquivo: pathlib.Path) -> pd.DataFrame:
         raise ErroClaro(
             f"FOTOS_FORA: {arquivo} não é um CSV com a coluna `arquivo` ({tem or 'está vazio'})."
         ) from erro
+
+
+def _decodifica(conteudo: bytes) -> str:
+    """O texto de um CSV, que o Excel salva em UTF-16, em UTF-8 ou na codificação do Windows."""
+    if conteudo.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return conteudo.decode("utf-16", "replace")
+    try:
+        return conteudo.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return conteudo.decode("cp1252", "replace")

@@ -29,27 +29,31 @@ class Medidas(dict):
 
     def compara(self, titulo: str, y: np.ndarray, antes: np.ndarray, depois: np.ndarray) -> dict:
         """Mostra e anota o que `compara` diz de dois modelos diante das mesmas fotos."""
-        self[_chave(titulo)] = diferenca = compara(y, antes, depois)
-        minimo, maximo = (num(valor, sinal=True) for valor in diferenca["log_loss_ic95"])
+        self[_chave(titulo)] = m = compara(y, antes, depois)
+        muda = num(m["log_loss"], sinal=True)
+        minimo, maximo = (num(valor, sinal=True) for valor in m["log_loss_ic95"])
         print(
-            f"{titulo} ({diferenca['n']} fotos): a log loss muda "
-            f"{num(diferenca['log_loss'], sinal=True)} (intervalo pareado de 95 %: {minimo} a "
-            f"{maximo}); {diferenca['passou_a_acertar']} passaram a acertar, "
-            f"{diferenca['passou_a_errar']} a errar"
+            f"{titulo} ({m['n']} fotos): a log loss muda {muda} "
+            f"(intervalo pareado de 95 %: {minimo} a {maximo}); "
+            f"{m['passou_a_acertar']} passaram a acertar, {m['passou_a_errar']} a errar"
         )
-        return diferenca
+        return m
 
     def anota(self, **valores) -> None:
         """Mostra e anota outros valores, como `limiar=0.4`."""
         self.update(valores)
         ditos = []
         for nome, valor in valores.items():
-            nome = " ".join(ACENTOS.get(palavra, palavra) for palavra in nome.split("_"))
+            palavras = [ACENTOS.get(palavra, palavra) for palavra in nome.split("_")]
             casas = 1 if nome.startswith(("segundos", "horas")) else 4
-            valor = valor if isinstance(valor, list) else [valor]
-            numeros = (num(v, casas) if isinstance(v, float) else str(v) for v in valor)
-            ditos.append(f"{nome} {'; '.join(numeros)}")
+            ditos.append(f"{' '.join(palavras)} {_dito(valor, casas)}")
         print(" · ".join(ditos))
+
+
+def _dito(valor: object, casas: int) -> str:
+    if isinstance(valor, list):
+        return "; ".join(_dito(item, casas) for item in valor)
+    return num(valor, casas) if isinstance(valor, float) else str(valor)
 
 
 def _chave(titulo: str) -> str:
@@ -119,14 +123,13 @@ def compara(y: np.ndarray, antes: np.ndarray, depois: np.ndarray) -> dict:
 
 def mostra(titulo: str, medidas: dict, classes: tuple[str, str] = CLASSES) -> None:
     """Imprime o que `avalia` devolveu: as medidas, os intervalos e a outra classe."""
-    nomes = {"acuracia": "acurácia", "precisao": "precisão", "recall": "recall"}
-    valores = [f"{nome} {num(medidas[chave])}" for chave, nome in nomes.items()]
+    valores, intervalos = [], []
+    for chave, nome in (("acuracia", "acurácia"), ("precisao", "precisão"), ("recall", "recall")):
+        valores.append(f"{nome} {num(medidas[chave])}")
+        if medidas[f"{chave}_ic95"]:
+            minimo, maximo = medidas[f"{chave}_ic95"]
+            intervalos.append(f"{nome} {num(minimo)} a {num(maximo)}")
     valores.append(f"log loss {num(medidas['log_loss'])}")
-    intervalos = [
-        f"{nome} {num(ic[0])} a {num(ic[1])}"
-        for chave, nome in nomes.items()
-        if (ic := medidas[f"{chave}_ic95"])
-    ]
     print(f"{titulo} ({medidas['n']} fotos): {' · '.join(valores)}")
     print(f"  intervalos de 95 %: {' · '.join(intervalos)}")
     print(

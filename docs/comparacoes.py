@@ -61,38 +61,36 @@ def preve(v: dict) -> dict[str, np.ndarray]:
     return p
 
 
-def mede(
-    divisoes: int, corte: str | None, de_cima: dict, nome_de_cima: str, **parametros: object
-) -> tuple:
+def contra(y: np.ndarray, antes: np.ndarray, depois: np.ndarray) -> dict:
+    return avalia(y, depois) | {"muda": compara(y, antes, depois)}
+
+
+def mede(divisoes: int, corte: str | None, **parametros: object) -> tuple[dict, dict]:
     """As medidas de um dos CASOS; e os rótulos e as probabilidades de todos os testes, juntos."""
-    feitas, provas, modelos, assinado, segundos = [], [], {}, gera.assinatura(), 0.0
+    medidas, provas = {"divisoes": [], "segundos_extracao": 0.0} | gera.assinatura(), []
     for i in range(divisoes):
         v = roda(i / divisoes, corte, **parametros)
-        provas.append(p := preve(v))
-        segundos += v["extracao"].segundos  # só a primeira divisão extrai
-        perdas = {quem: avalia(p["y"], p[quem])["log_loss"] for quem in ("congelado", "entregue")}
-        feitas.append({"aceito": bool(v["aceito"]), "validacao": v["diferenca"]} | perdas)
+        provas.append(preve(v))
+        medidas["divisoes"].append({"aceito": bool(v["aceito"])})
+        medidas["segundos_extracao"] += v["extracao"].segundos  # só a primeira divisão extrai
     p = {quem: np.concatenate([prova[quem] for prova in provas]) for quem in provas[0]}
-    pares = {quem: (p["congelado"], p[quem]) for quem in provas[0] if quem != "y"}
-    if not v["epocas"]:  # sem fine-tuning, é um modelo só
-        pares = {"entregue": pares["entregue"]}
-    if de_cima:
-        pares[f"entregue, contra o de «{nome_de_cima}»"] = de_cima["entregue"], p["entregue"]
-    for quem, (antes, depois) in pares.items():
-        modelos[quem] = avalia(p["y"], depois) | {"muda": compara(p["y"], antes, depois)}
-    extracao = {"motor": v["extracao"].motor, "segundos_extracao": segundos}
-    return extracao | {"divisoes": feitas, "modelos": modelos} | assinado, p
+    quais = [quem for quem in p if quem != "y"] if v["epocas"] else ["entregue"]
+    medidas["modelos"] = {quem: contra(p["y"], p["congelado"], p[quem]) for quem in quais}
+    return medidas, p
 
 
 def main(*pedidos: str) -> None:
     medidas = json.loads(ARQUIVO.read_text("utf-8")) if ARQUIVO.exists() else {}
     for pedido, _, data_dir in (pedido.partition("=") for pedido in pedidos):
-        onde, p, antes = {"DATA_DIR": data_dir} if data_dir else {"DATASET": pedido}, {}, ""
+        onde = {"DATA_DIR": data_dir} if data_dir else {"DATASET": pedido}
+        antes = {}
         for _, nome, divisoes, backbone, corte in (caso for caso in CASOS if caso[0] == pedido):
             with tempfile.TemporaryDirectory() as modelos:
-                onde |= {"BACKBONE": backbone, "MODELOS": modelos}
-                medidas[nome], p = mede(divisoes, corte, p, antes, **onde)
-            antes = nome
+                medidas[nome], p = mede(divisoes, corte, BACKBONE=backbone, MODELOS=modelos, **onde)
+            for outro, p_dele in antes.items():
+                comparado = contra(p["y"], p_dele, p["entregue"])
+                medidas[nome]["modelos"][f"entregue, contra o de «{outro}»"] = comparado
+            antes = {nome: p["entregue"]}
     gera.grava({caso[1]: medidas[caso[1]] for caso in CASOS if caso[1] in medidas}, ARQUIVO)
     gera.escreve()
 

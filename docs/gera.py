@@ -26,20 +26,22 @@ from detector.metricas import intervalo, num
 RAIZ = pathlib.Path(__file__).resolve().parent.parent
 NOTEBOOK = RAIZ / "detector_dogs_cats.ipynb"
 TEXTOS = (RAIZ / "README.md", RAIZ / "docs/como_funciona.md")
-EXECUCOES = {"metricas": "2.000 reais", "metricas_20000": "20.000 pequenas"}
-EXECUCOES["metricas_amostra"] = "amostra, miniaturas"
-FAIXAS = {"0_1_a_certa": "[0, 1], a certa", "0_a_255": "0–255, sem normalizar"}
-FAIXAS["1_1"] = "[−1, 1], normalizados duas vezes"
-AVALIA = ("avaliadas", "acurácia (intervalo de 95 %)")
-AVALIA += ("precisão (classe 1 / classe 0)", "recall (1 / 0)", "log loss")
-SOZINHA = "a rede sozinha, sem recusar, trocaria"
-FIGURAS = {  # da etiqueta da célula ao arquivo; só vão para imagens/ as que o README mostra
+EXECUCOES = {
+    "metricas": "2.000 reais",
+    "metricas_20000": "20.000 pequenas",
+    "metricas_amostra": "amostra, miniaturas",
+}
+AVALIA = (  # os títulos das colunas de `avaliado`
+    "avaliadas",
+    "acurácia (intervalo de 95 %)",
+    "precisão (classe 1 / classe 0)",
+    "recall (1 / 0)",
+    "log loss",
+)
+FIGURAS = {  # da etiqueta da célula ao arquivo, em imagens/
     "exemplos": "visualizacao_de_exemplos_do_dataset.png",
-    "curvas": "curvas_de_treino.png",
-    "confusao": "confusao.png",
     "onde_olhou": "onde_olhou.png",
     "outras_coisas": "nem_gato_nem_cachorro.png",
-    "mostra_suspeitas": "discordancias.png",
 }
 LUGARES = r"(?m)^(DATA_DIR|ARQUIVO_ZIP|MODELOS|REPOSITORIO) = .*"  # não mudam as contas
 VAZIOS = r", \w+=\[\]|\w+=\[\](, )?"  # do ast.dump; o de um Python mais novo não os mostra
@@ -48,25 +50,27 @@ MEMORIA = "print(*open('/proc/self/status'))"  # o ru_maxrss herdaria o de quem 
 
 def executa(modelos: str, **parametros: object) -> tuple[nbformat.NotebookNode, dict]:
     """Uma cópia do notebook, rodada, e o que ela mediu, com os tempos, a memória e o disco."""
-    notebook, pasta, assinado = nbformat.read(NOTEBOOK, 4), pathlib.Path(modelos), assinatura()
+    notebook, assinado = nbformat.read(NOTEBOOK, 4), assinatura()
     [celula] = [c for c in notebook.cells if c.metadata.get("tags") == ["parameters"]]
     original = celula.source
     for nome, valor in (parametros | {"MODELOS": modelos}).items():
         celula.source += f"\n{nome} = {valor!r}"
     notebook.cells.append(nbformat.v4.new_code_cell(MEMORIA))
     NotebookClient(notebook, timeout=None, coalesce_streams=True).execute(cwd=RAIZ)
-    [pico] = re.findall(r"VmHWM: *\t *(\d+) kB", notebook.cells.pop().outputs[0].text)
     celula.source = original
+    [pico] = re.findall(r"VmHWM: *\t *(\d+) kB", notebook.cells.pop().outputs[0].text)
+    pasta = pathlib.Path(modelos)
     m = json.loads((pasta / "metricas.json").read_text("utf-8")) | assinado
     parte = next(pasta.glob("vetores-*"))
-    ate = {"até a primeira acurácia (s)": m["segundos_ate_metrica"]}
-    ate |= {"até a última célula (s)": m["segundos_total"], "memória (GB)": int(pico) * 1024 / 1e9}
-    return notebook, m | {
-        "fotos": m["n_treino"] + m["n_validacao"] + m["n_teste"],
-        "mb_modelos": sum(a.stat().st_size for a in pasta.iterdir()) / 1e6,
-        "kb_por_foto": parte.stat().st_size / len(np.load(parte)["rotulos"]) / 1000,
-        "tempos": segundos(notebook.cells) | ate,
+    m["fotos"] = m["n_treino"] + m["n_validacao"] + m["n_teste"]
+    m["mb_modelos"] = sum(a.stat().st_size for a in pasta.iterdir()) / 1e6
+    m["kb_por_foto"] = parte.stat().st_size / len(np.load(parte)["rotulos"]) / 1000
+    m["tempos"] = segundos(notebook.cells) | {
+        "até a primeira acurácia (s)": m["segundos_ate_metrica"],
+        "até a última célula (s)": m["segundos_total"],
+        "memória (GB)": int(pico) * 1024 / 1e9,
     }
+    return notebook, m
 
 
 def segundos(celulas: list) -> dict[str, float]:
@@ -76,8 +80,8 @@ def segundos(celulas: list) -> dict[str, float]:
         if titulo := re.match(r"(##+) (?:\d+\. )?(.+)", celula.source):
             titulos[titulo[1]] = titulo[2]
         if quando := celula.metadata.pop("execution", None):
-            nome, ate = celula.metadata.tags[0], pd.Timestamp(quando["shell.execute_reply"])
-            demora = (ate - pd.Timestamp(quando["iopub.execute_input"])).total_seconds()
+            nome, fim = celula.metadata.tags[0], pd.Timestamp(quando["shell.execute_reply"])
+            demora = (fim - pd.Timestamp(quando["iopub.execute_input"])).total_seconds()
             secao = titulos["###" if nome.startswith("licao") else "##"]
             tempos[secao] = tempos.get(secao, 0) + demora
             if nome in ("extracao", "fit_cabeca"):
@@ -89,9 +93,11 @@ def assinatura() -> dict[str, str]:
     """O dia, e um resumo das células e do pacote, que só muda quando muda o que eles fazem."""
     fontes = [re.sub(LUGARES, "", fonte) for fonte in celulas().values()]
     arvores = [ast.parse(fonte) for fonte in (*fontes, *codigo_do_pacote().values())]
-    for no in (no for arvore in arvores for no in ast.walk(arvore)):
-        if isinstance(no, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(no):
-            del no.body[0]
+    for arvore in arvores:
+        for no in ast.walk(arvore):
+            tem_texto = isinstance(no, ast.Module | ast.ClassDef | ast.FunctionDef)
+            if tem_texto and ast.get_docstring(no):
+                del no.body[0]
     formas = [re.sub(VAZIOS, "", ast.dump(arvore)) for arvore in arvores]
     return {"codigo": digesto(formas), "data": time.strftime("%d/%m/%Y")}
 
@@ -111,59 +117,62 @@ def tabela(*linhas: tuple) -> str:
 def quadro(colunas: dict[str, dict[str, float]], linhas: tuple[str, ...] = ()) -> str:
     """A tabela de um dict de colunas, cada uma um dict de números; de todos, ou só de `linhas`."""
     linhas = linhas or next(iter(colunas.values()))
-    numeros = ((nome, *(num(c[nome], 1) for c in colunas.values())) for nome in linhas)
+    numeros = [[nome, *[num(c[nome], 1) for c in colunas.values()]] for nome in linhas]
     return tabela(("", *colunas), *numeros)
 
 
 def faixa(m: dict, medida: str, sinal: bool = False) -> str:
     """Uma medida e, entre parênteses, o intervalo de 95 % dela."""
-    minimo, maximo = (num(valor, sinal=sinal) for valor in m[f"{medida}_ic95"])
-    return f"{num(m[medida], sinal=sinal)} ({minimo} a {maximo})"
+    return f"{num(m[medida], sinal=sinal)} ({ate(m[f'{medida}_ic95'], sinal)})"
+
+
+def ate(intervalo_95: list[float], sinal: bool = False) -> str:
+    return " a ".join(num(valor, sinal=sinal) for valor in intervalo_95)
 
 
 def avaliado(m: dict) -> list:
     """As colunas AVALIA, do que `metricas.avalia` devolve."""
-    pares = ([m[medida], m[f"{medida}_0"]] for medida in ("precisao", "recall"))
-    duas = (" / ".join("–" if v is None else num(v) for v in par) for par in pares)
+
+    def das_duas(medida: str) -> str:
+        valores = m[medida], m[f"{medida}_0"]
+        return " / ".join("–" if valor is None else num(valor) for valor in valores)
+
+    duas = das_duas("precisao"), das_duas("recall")
     return [m["n"], faixa(m, "acuracia"), *duas, num(m["log_loss"])]
 
 
 def resultado(m: dict) -> str:
-    linhas = [("", *AVALIA)]
+    linhas, notas = [("", *AVALIA)], []
     for nome, fotos in EXECUCOES.items():
-        linhas.append((f"**{fotos}: teste**", *avaliado(m[nome]["teste"])))
-        linhas.append(("teste, congelado", *avaliado(m[nome]["teste_congelado"])))
-        linhas.append(("validação cruzada, congelado", *avaliado(m[nome]["validacao_cruzada"])))
-    de_que = (", ".join(m[nome][k] for k in ("motor", "codigo", "data")) for nome in EXECUCOES)
-    return f"{tabela(*linhas)}\n\nO motor, o código e o dia de cada uma: {'; '.join(de_que)}."
+        v = m[nome]
+        linhas.append((f"**{fotos}: teste**", *avaliado(v["teste"])))
+        linhas.append(("teste, congelado", *avaliado(v["teste_congelado"])))
+        linhas.append(("validação cruzada, congelado", *avaliado(v["validacao_cruzada"])))
+        notas.append(f"{v['motor']}, {v['codigo']}, {v['data']}")
+    return f"{tabela(*linhas)}\n\nO motor, o código e o dia de cada uma: {'; '.join(notas)}."
 
 
 def escolhas(m: dict) -> str:
-    return "\n".join(
-        f"- **{fotos}**: dizer sempre «{v['quem_diz_sempre']}» acertaria {num(v['acerta'])} do "
-        f"teste. Fine-tuning {v['ajuste_fino']}: na validação, a log loss muda "
-        f"{faixa(v['validacao_fine_tuning'], 'log_loss', sinal=True)}. «Nenhum dos dois»: "
-        f"{v['recusadas_teste']} dos {v['n_teste']} gatos e cachorros do teste "
-        f"({' a '.join(map(num, intervalo(v['recusadas_teste'], v['n_teste'])))}). Cópias no "
-        f"treino: {v['copias_no_treino']}."
-        for v, fotos in ((m[nome], fotos) for nome, fotos in EXECUCOES.items())
-    )
+    itens = []
+    for nome, fotos in EXECUCOES.items():
+        v = m[nome]
+        recusadas, n_teste = v["recusadas_teste"], v["n_teste"]
+        itens.append(
+            f"- **{fotos}**: dizer sempre «{v['quem_diz_sempre']}» acertaria {num(v['acerta'])} do "
+            f"teste. Fine-tuning {v['ajuste_fino']}: na validação, a log loss muda "
+            f"{faixa(v['validacao_fine_tuning'], 'log_loss', sinal=True)}. «Nenhum dos dois»: "
+            f"{recusadas} dos {n_teste} gatos e cachorros do teste "
+            f"({ate(intervalo(recusadas, n_teste))}). Cópias no treino: {v['copias_no_treino']}."
+        )
+    return "\n".join(itens)
 
 
 def estranhas(m: dict) -> str:
-    linhas = [
-        (
-            "fotos",
-            "quantas",
-            "recusadas (intervalo de 95 %)",
-            "certas",
-            "trocadas ou aceitas",
-            SOZINHA,
-        )
-    ]
+    titulos = "fotos", "quantas", "recusadas (intervalo de 95 %)", "certas", "trocadas ou aceitas"
+    linhas = [(*titulos, "a rede sozinha, sem recusar, trocaria")]
     for nome, v in m["estranhas"]["fotos"].items():
+        recusadas = f"{v['recusadas']} ({ate(v['recusadas_ic95'])})"
         outras = ["–" if v[qual] is None else v[qual] for qual in ("certas", "trocadas", "sozinha")]
-        recusadas = f"{v['recusadas']} ({' a '.join(map(num, v['recusadas_ic95']))})"
         linhas.append((nome, v["fotos"], recusadas, *outras))
     return tabela(*linhas)
 
@@ -176,16 +185,23 @@ def tempo(m: dict) -> str:
 
 
 def licao_normalizacao(m: dict) -> str:
-    medidas = {nome: m["metricas"][f"pixels_em_{chave}"] for chave, nome in FAIXAS.items()}
-    linhas = ((nome, *avaliado(medida)) for nome, medida in medidas.items())
-    return tabela(("pixels que chegam à rede", *AVALIA), *linhas)
+    v = m["metricas"]
+    return tabela(
+        ("pixels que chegam à rede", *AVALIA),
+        ("[0, 1], a certa", *avaliado(v["pixels_em_0_1_a_certa"])),
+        ("0–255, sem normalizar", *avaliado(v["pixels_em_0_a_255"])),
+        ("[−1, 1], normalizados duas vezes", *avaliado(v["pixels_em_1_1"])),
+    )
 
 
 def licao_horas(m: dict) -> str:
-    tempos, passagens = (m["desempenho"][k] for k in ("sessoes", "passagens"))
-    motor, fit = m["metricas"]["motor"], tempos["primeira"]["só a célula `fit_cabeca`"]
-    jeitos = ("Model.predict", f"{motor}, tudo", "openvino-f32, tudo")
-    p, extracao, f32 = (passagens["segundos"][jeito] for jeito in jeitos)
+    motor, tempos = m["metricas"]["motor"], m["desempenho"]["passagens"]["segundos"]
+    p, extracao, f32 = (
+        tempos["Model.predict"],
+        tempos[f"{motor}, tudo"],
+        tempos["openvino-f32, tudo"],
+    )
+    fit = m["desempenho"]["sessoes"]["primeira"]["só a célula `fit_cabeca`"]
     return (
         f"Passar as 2.000 fotos pela rede com `Model.predict` leva {num(p, 0)} s. A extração, com "
         f"`{motor}` e contando converter e montar a rede, leva {num(extracao, 0)} s: "
@@ -202,17 +218,16 @@ def ganho(m: dict, menos: tuple = ("congelado", "candidato", "controle")) -> str
     for fotos, v in m["comparacoes"].items():
         if menos and "amostra" in fotos:  # no README, só as fotos de verdade
             continue
-        aceitos = [divisao["aceito"] for divisao in v["divisoes"]]
-        dito = f"fine-tuning aceito em {sum(aceitos)} de {len(aceitos)} divisões"
-        quanto = f"; extração em {num(v['segundos_extracao'], 0)} s" if "2.000" in fotos else ""
-        fotos += f" ({dito if 'candidato' in v['modelos'] else 'sem fine-tuning'}{quanto})"
-        for modelo in (modelo for modelo in v["modelos"] if modelo not in menos):
-            medidas, muda = v["modelos"][modelo], v["modelos"][modelo]["muda"]
-            acertos = "{passou_a_acertar} e {passou_a_errar}".format(**muda)
-            muda = (
-                f"{faixa(muda, 'log_loss', sinal=True)}; {acertos}" if any(muda_de(muda)) else "–"
-            )
-            linhas.append((fotos, modelo, *avaliado(medidas), muda))
+        dito = "sem fine-tuning"
+        if "candidato" in v["modelos"]:
+            aceitos = sum(divisao["aceito"] for divisao in v["divisoes"])
+            dito = f"fine-tuning aceito em {aceitos} de {len(v['divisoes'])} divisões"
+        if "2.000" in fotos:
+            dito += f"; extração em {num(v['segundos_extracao'], 0)} s"
+        for modelo, medidas in v["modelos"].items():
+            if modelo not in menos:
+                linha = (f"{fotos} ({dito})", modelo, *avaliado(medidas), mudou(medidas["muda"]))
+                linhas.append(linha)
     return (
         f"{tabela(*linhas)}\n\nCada modelo é comparado com o congelado das mesmas fotos; – é o "
         "próprio. Os testes das divisões não têm fotos em comum. Os treinos têm, e os intervalos, "
@@ -220,8 +235,12 @@ def ganho(m: dict, menos: tuple = ("congelado", "candidato", "controle")) -> str
     )
 
 
-def muda_de(muda: dict) -> list[float]:
-    return [muda["log_loss"], *muda["log_loss_ic95"]]
+def mudou(muda: dict) -> str:
+    """O que `metricas.compara` devolveu; um traço, se é o mesmo modelo."""
+    if not muda["log_loss"]:
+        return "–"
+    quanto = faixa(muda, "log_loss", sinal=True)
+    return f"{quanto}; {muda['passou_a_acertar']} e {muda['passou_a_errar']}"
 
 
 def disco(m: dict) -> str:
@@ -249,9 +268,8 @@ def escreve() -> None:
         arquivo.write_text(com_numeros(arquivo.read_text("utf-8"), m), "utf-8")
     for celula in nbformat.read(NOTEBOOK, 4).cells:
         for saida in celula.get("outputs", []):
-            nome = FIGURAS.get(celula.metadata.tags[0], "nenhuma")
-            mostrada = f"imagens/{nome}" in TEXTOS[0].read_text("utf-8")
-            if mostrada and "image/png" in saida.get("data", {}):
+            nome = FIGURAS.get(celula.metadata.tags[0])
+            if nome and "image/png" in saida.get("data", {}):
                 (RAIZ / "imagens" / nome).write_bytes(base64.b64decode(saida.data["image/png"]))
 
 
@@ -260,8 +278,10 @@ def grava(medidas: dict, arquivo: pathlib.Path) -> None:
 
 
 def main(comando: str = "", arquivo: str = "", *opcoes: str) -> None:
+    if comando == "textos":
+        return escreve()
     if comando not in ("", "mede"):
-        return escreve() if comando == "textos" else sys.exit(__doc__)
+        sys.exit(__doc__)
     pares = (opcao.split("=", 1) for opcao in opcoes)
     parametros = {nome: int(valor) if valor.isdigit() else valor for nome, valor in pares}
     with tempfile.TemporaryDirectory() as modelos:
@@ -270,10 +290,11 @@ def main(comando: str = "", arquivo: str = "", *opcoes: str) -> None:
         return grava(medidas, pathlib.Path(arquivo))
     if (medidas["dataset"].partition("/")[0], medidas["fotos"]) != ("cats_vs_dogs", 2000):
         sys.exit("os textos falam das 2.000 fotos reais; com outras, nada é gravado.")
-    for saida in (saida for celula in notebook.cells for saida in celula.get("outputs", [])):
-        botoes = saida.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
-        if botoes and "image/png" not in saida.data:
-            saida.data = {"text/plain": "(ao rodar a célula, aqui aparece o botão)"}
+    for celula in notebook.cells:
+        for saida in celula.get("outputs", []):
+            botoes = saida.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
+            if botoes and "image/png" not in saida.data:
+                saida.data = {"text/plain": "(ao rodar a célula, aqui aparece o botão)"}
     notebook.metadata = nbformat.read(NOTEBOOK, 4).metadata  # sem a versão do Python nem o botão
     nbformat.write(notebook, NOTEBOOK)
     grava(medidas, RAIZ / "docs/metricas.json")

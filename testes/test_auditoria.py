@@ -115,7 +115,7 @@ def test_csv_que_nao_serve_e_recusado_numa_frase_e_sem_csv_fica_tudo(tmp_path, c
     assert not auditoria.fora_do_treino(fotos, None).any() and capsys.readouterr().out == ""
     (tmp_path / "f.csv").write_text("foto\n1.jpg\n")
     (tmp_path / "vazio.csv").write_text("")
-    (tmp_path / "excel.csv").write_bytes(b"PK\3\4 uma planilha")
+    (tmp_path / "excel.csv").write_bytes(b"PK\3\4\x81\x9d uma planilha")
     frases = {"f": "coluna `arquivo` .foto", "vazio": "está vazio", "nada": "não consegui ler"}
     frases["excel"] = "é uma planilha: salve-a como CSV"
     for nome, dito in frases.items():
