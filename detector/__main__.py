@@ -6,7 +6,9 @@ import argparse
 import contextlib
 import functools
 import os
+import pathlib
 import sys
+from collections.abc import Sequence
 
 import detector
 from detector.ambiente import ErroClaro, caminho, confere_vizinhos, nao_carrega
@@ -85,18 +87,31 @@ def _classifica(pedido: argparse.Namespace) -> int:
 
     if not pedido.fotos:
         raise ErroClaro("diga que fotos classificar, como em `python -m detector foto.jpg`.")
-    if pedido.csv and pedido.csv.is_dir():
-        raise ErroClaro(f"--csv {pedido.csv} é uma pasta; diga o arquivo, como em --csv tabela.csv")
     fotos = caminhos(pedido.fotos)
+    if pedido.csv is not None:
+        _confere_csv(pedido.csv, fotos)
     acha_modelo(pedido.modelos)
     sala = detector.classificador  # só agora vem o TensorFlow, que leva segundos
     tabela = sala.classifica_varias(sala.carrega_classificador(pedido.modelos), fotos)
     for linha in tabela.to_dict("records"):
         print(f"{linha['arquivo']}: {linha['erro'] or sala.Veredito(linha)}")
-    if pedido.csv:
-        conteudo = tabela.to_csv(index=False).encode("utf-8-sig", errors="replace")  # para o Excel
+    if pedido.csv is not None:
+        conteudo = tabela.to_csv(index=False).encode("utf-8-sig")  # para o Excel
         grava(pedido.csv, conteudo, "escolha outro arquivo em --csv")
     return 1 if (tabela["erro"] != "").any() else 0
+
+
+def _confere_csv(csv: pathlib.Path, fotos: Sequence[pathlib.Path]) -> None:
+    """Levanta ErroClaro se gravar a tabela em `csv` tomaria o lugar de outra coisa."""
+    if csv.is_dir():
+        causa = "é uma pasta"
+    elif csv.suffix.lower() != ".csv":  # uma foto, um aparelho como /dev/stdout, um modelo
+        causa = "não termina em .csv"
+    elif csv.resolve() in [foto.resolve() for foto in fotos]:
+        causa = "é uma das fotos"
+    else:
+        return
+    raise ErroClaro(f"--csv {csv} {causa}; diga o arquivo da tabela, como em --csv tabela.csv")
 
 
 def _extrai(ditos: list[str]) -> int:
@@ -122,9 +137,9 @@ def _extrai(ditos: list[str]) -> int:
             ray = no_fim.enter_context(detector.muitas.liga(pedido.ray, pedido.threads))
             extrai = functools.partial(detector.muitas.extrai, ray, pedido.threads)
         pasta = detector.entrega.abre_pasta(pedido.modelos)
+        backbone = detector.backbones.cria(pedido.backbone)  # antes do que demora
         builder = detector.origem.abre(pedido.dataset, pedido.data_dir, pedido.arquivo_zip)
         fotos = detector.dados.lista(builder, pedido.max_imagens)
-        backbone = detector.backbones.cria(pedido.backbone)
         corte = detector.backbones.acha_corte(backbone)
         leitor = detector.dados.le
         extracao = extrai(builder, fotos, leitor, backbone, corte, pedido.motor, pasta)

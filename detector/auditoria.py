@@ -4,6 +4,7 @@ E o caminho de volta: as fotos que a pessoa, depois de olhar, tirou do treino.
 """
 
 import codecs
+import csv
 import io
 import os
 import pathlib
@@ -14,10 +15,12 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from detector.acervo import quantos
 from detector.ambiente import ErroClaro, caminho, no_disco
 
 # Escolhidos à mão entre o que dão as cópias (espelhadas, reduzidas, regravadas) e as outras fotos.
 CORRELACAO, COSSENO = 0.97, 0.4  # das miniaturas; dos vetores
+PLANILHAS = b"PK", bytes.fromhex("d0cf11e0")  # como começam um .xlsx e um .xls
 POR_FOTO = 5  # de quantas anteriores, no máximo, uma foto é dita cópia
 
 
@@ -110,13 +113,16 @@ def fora_do_treino(fotos: pd.DataFrame, arquivo: str | os.PathLike | None) -> np
     achadas = {nome: de_cada.get(nome, de_cada.get(_simples(nome))) for nome in nomes}
     fora = fotos["arquivo"].isin(achadas.values()).to_numpy()
     no_treino = fotos["conjunto"] == "treino"
+    saem = quantos((fora & no_treino).sum(), "sai", "saem")
+    ficam = quantos((fora & ~no_treino).sum(), "fica, por ser", "ficam, por serem")
     print(
-        f"FOTOS_FORA: {fora.sum()} fotos de {arquivo}: {(fora & no_treino).sum()} saem do treino; "
-        f"{(fora & ~no_treino).sum()} são da validação ou do teste, e ficam"
+        f"FOTOS_FORA: {quantos(fora.sum(), 'foto', 'fotos')} de {arquivo}: {saem} do treino; "
+        f"{ficam} da validação ou do teste"
     )
     if perdidas := [nome for nome, achada in achadas.items() if achada is None]:
+        linhas = quantos(len(perdidas), "linha não é foto", "linhas não são fotos")
         exemplos = f"{', '.join(perdidas[:3])}; nele, os nomes são como {fotos['arquivo'].iloc[0]}"
-        print(f"  {len(perdidas)} linhas não são fotos deste dataset, como {exemplos}")
+        print(f"  {linhas} deste dataset, como {exemplos}")
     for rotulo, antes in fotos["rotulo"][no_treino].value_counts().items():
         ficam = (no_treino & ~fora & (fotos["rotulo"] == rotulo)).sum()
         if ficam < antes / 2:
@@ -133,20 +139,30 @@ def _simples(nome: str) -> str:
 
 
 def le_tabela(arquivo: pathlib.Path) -> pd.DataFrame:
-    """Um CSV, do pandas ou do Excel, com a coluna `arquivo`; ErroClaro se não é um."""
+    """Um CSV, do pandas ou do Excel, com a coluna `arquivo`; ErroClaro se não é um.
+
+    Os campos que uma linha tem a mais que o cabeçalho são ignorados; os a menos são NaN.
+    """
     with no_disco("ler FOTOS_FORA,", arquivo, "mude FOTOS_FORA"):
         conteudo = arquivo.read_bytes()
-    texto = re.sub(r"\A\s*sep=.*\s", "", _decodifica(conteudo))  # o que diz o separador ao Excel
-    cabecalho = texto.partition("\n")[0]
+    texto = _decodifica(conteudo)
+    texto = re.sub(r"\A[\r\n]*(sep=.[\r\n]*)?", "", texto)  # o sep=; diz o separador ao Excel
+    cabecalho = "".join(texto.splitlines()[:1])
+    causa = cabecalho[:60] or "está vazio"
+    if conteudo.startswith(PLANILHAS):
+        causa = "é uma planilha: salve-a como CSV"
+    elif re.search(r"[\0-\x08]", texto):
+        causa = "não é um texto"
+    separador = max(",;\t", key=cabecalho.count)
+    linhas = csv.DictReader(io.StringIO(texto, newline=""), delimiter=separador)
     try:
-        separador = max(",;\t", key=cabecalho.count)
-        tabela = pd.read_csv(io.StringIO(texto), sep=separador, dtype=str)
-        tabela.columns = tabela.columns.str.strip().str.lower()
-        return tabela.astype({"arquivo": object})
-    except (ValueError, KeyError) as erro:
-        tem = "é uma planilha: salve-a como CSV" if conteudo[:2] == b"PK" else cabecalho[:60]
+        colunas = [nome.strip().lower() for nome in linhas.fieldnames or []]
+        linhas.fieldnames = colunas
+        tabela = pd.DataFrame(linhas, columns=list(dict.fromkeys(colunas)), dtype=object)
+        return tabela.where(tabela != "").astype({"arquivo": object})
+    except (csv.Error, KeyError) as erro:
         raise ErroClaro(
-            f"FOTOS_FORA: {arquivo} não é um CSV com a coluna `arquivo` ({tem or 'está vazio'})."
+            f"FOTOS_FORA: {arquivo} não é um CSV com a coluna `arquivo` ({causa})."
         ) from erro
 
 

@@ -1,5 +1,6 @@
 """A rede que aprendeu a ver com a ImageNet, e onde ela se divide para o ajuste fino."""
 
+import difflib
 import math
 import sys
 
@@ -20,14 +21,9 @@ def cria(nomes: str) -> keras.Model:
     nomes: uma EfficientNet-Lite, qualquer rede de `keras.applications`, ou várias unidas por "+",
     com os vetores lado a lado. Levanta ErroClaro se o nome não existe ou os pesos não vieram.
     """
-    do_keras_applications = [nome for nome in dir(keras.applications) if nome[0].isupper()]
-    conhecidos = [*lite.LADOS, *do_keras_applications]
+    confere(nomes)
     redes = []
     for nome in nomes.split("+"):
-        if nome not in conhecidos:
-            raise ErroClaro(
-                f"não conheço o backbone {nome!r}. Os que conheço: {', '.join(conhecidos)}."
-            )
         redes.append(lite.monta(nome) if nome in lite.LADOS else do_keras(nome))
     if len(redes) == 1 and redes[0].input_shape[1] == LADO:
         return redes[0]
@@ -39,6 +35,19 @@ def cria(nomes: str) -> keras.Model:
         vetores.append(rede(entra))
     juntos = layers.Concatenate()(vetores) if len(vetores) > 1 else vetores[0]
     return keras.Model(foto, juntos, name=nomes.replace("+", "_"))
+
+
+def confere(nomes: str) -> None:
+    """Levanta ErroClaro se um dos nomes, unidos por "+", não é de uma rede que `cria` conhece."""
+    do_keras_applications = [nome for nome in dir(keras.applications) if nome[0].isupper()]
+    conhecidos = {nome.lower(): nome for nome in (*lite.LADOS, *do_keras_applications)}
+    for nome in nomes.split("+"):
+        if nome not in conhecidos.values():
+            parecidos = difflib.get_close_matches(nome.strip().lower(), conhecidos, n=1)
+            dica = f"Os que conheço: {', '.join(conhecidos.values())}."
+            if parecidos:
+                dica = f"Você quis dizer {conhecidos[parecidos[0]]}?"
+            raise ErroClaro(f"não conheço o backbone {nome!r}. {dica}")
 
 
 def do_keras(nome: str, pesos: str | None = "imagenet") -> keras.Model:

@@ -17,6 +17,7 @@ from detector import arquivos, dados, entrega, imagenet
 from detector.ambiente import ErroClaro
 from detector.fotos import FotoIncompleta, abre_foto
 from detector.metricas import num
+from detector.pastas import legivel
 
 DE_NOVO = "rode o notebook inteiro de novo"
 NENHUM = "nenhum dos dois"
@@ -120,8 +121,10 @@ def abre(modelos: str | os.PathLike) -> Aberto:
         raise ErroClaro(f"{extras} está danificado ou não é deste modelo; {DE_NOVO}.") from erro
     agora, antes = dados.prova(dados.le), salvo["prova"]
     if antes.shape != agora.shape or not np.allclose(antes, agora, atol=1e-3):
-        outro = "um leitor diferente de `detector.dados.le`"
-        raise ErroClaro(f"o modelo de {modelos} foi treinado com {outro}; {DE_NOVO}.")
+        raise ErroClaro(
+            f"o modelo de {modelos} foi treinado com um leitor diferente de `detector.dados.le`; "
+            f"volte a usar `le` na extração e {DE_NOVO}."
+        )
     congelado.set_weights([salvo[f"topo{i}"] for i in range(len(congelado.weights))])
     rede = keras.Model(foto, [p, congelado(mapa)])
     conhecidas = imagenet.Conhecidas.dos_arrays(salvo)
@@ -172,8 +175,10 @@ def classifica_varias(
     """Uma linha por arquivo; o que não pôde ser lido tem a frase em `erro`, e o resto continua."""
     linhas = []
     for caminho in tqdm(caminhos, "Classificando", unit=" fotos", disable=len(caminhos) <= 5):
+        linha = {"arquivo": legivel(caminho), "erro": "", "classe": ""}
         try:
-            linhas.append({"arquivo": str(caminho), "erro": "", **classifica(caminho)})
+            linha |= classifica(caminho)
         except ErroClaro as erro:
-            linhas.append({"arquivo": str(caminho), "erro": str(erro), "classe": ""})
+            linha["erro"] = legivel(str(erro))  # pode conter o nome
+        linhas.append(linha)
     return pd.DataFrame(linhas, columns=COLUNAS)

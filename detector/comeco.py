@@ -12,14 +12,16 @@ from collections.abc import Mapping
 
 from IPython import get_ipython
 
+import detector
 from detector.ambiente import ErroClaro, motivo, prepara
 from detector.entrega import abre_pasta
 from detector.metricas import Medidas
 
 MOTORES = ("auto", "keras", "openvino")
 TEXTOS = ("DATASET", "DATA_DIR", "ARQUIVO_ZIP", "MODELOS", "BACKBONE", "FOTOS_FORA")
-MINIMOS = {"TAMANHO_LOTE": 1, "EPOCAS": 1, "EPOCAS_AJUSTE_FINO": 0, "MAX_IMAGENS": 20}
-MINIMOS |= {"SEMENTE": 0, "THREADS": 1}
+ATE = 2**32  # menos um: o que cabe numa semente
+FAIXAS = {"TAMANHO_LOTE": range(1, 4097), "EPOCAS": range(1, ATE), "MAX_IMAGENS": range(20, ATE)}
+FAIXAS |= {"EPOCAS_AJUSTE_FINO": range(ATE), "SEMENTE": range(ATE), "THREADS": range(1, 1025)}
 PODEM_SER_NONE = ("DATA_DIR", "ARQUIVO_ZIP", "FOTOS_FORA", "MAX_IMAGENS")
 EXPORTAM = ("tf2onnx", "onnx", "onnxruntime")
 SEM_ESPACO = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # só quem grava os vê
@@ -37,6 +39,7 @@ def comeca(parametros: Mapping) -> tuple[pathlib.Path, Medidas]:
     confere_parametros(parametros)
     medidas.update(backbone=parametros["BACKBONE"], semente=parametros["SEMENTE"])
     prepara(parametros["SEMENTE"])
+    detector.backbones.confere(parametros["BACKBONE"])
     if kernel := get_ipython():
         kernel.set_custom_exc((OSError,), _disco_cheio)
     if "google.colab" in sys.modules:
@@ -72,8 +75,8 @@ def confere_parametros(parametros: Mapping) -> None:
 
 def _o_certo(nome: str, valor) -> str | None:
     """O que `valor` devia ser, ou None se já é."""
-    if nome in MINIMOS and not (type(valor) is int and MINIMOS[nome] <= valor < 2**32):
-        return f"precisa ser um número inteiro, de {MINIMOS[nome]} a {2**32 - 1}"
+    if nome in FAIXAS and not (type(valor) is int and valor in FAIXAS[nome]):
+        return f"precisa ser um número inteiro, de {FAIXAS[nome][0]} a {FAIXAS[nome][-1]}"
     if nome == "EXPORTAR":
         if type(valor) is not bool:  # qualquer texto vale True, até "não"
             return "precisa ser True ou False, sem aspas"
@@ -82,8 +85,18 @@ def _o_certo(nome: str, valor) -> str | None:
             return f"para exportar, instale antes: python -m pip install {' '.join(faltam)}"
     if nome == "MOTOR" and valor not in MOTORES:
         return f"use um destes: {', '.join(MOTORES)}"
-    if nome in TEXTOS and not (isinstance(valor, str | os.PathLike) and str(valor).strip()):
+    return _o_texto_certo(nome, valor) if nome in TEXTOS else None
+
+
+def _o_texto_certo(nome: str, valor) -> str | None:
+    """O mesmo, de um dos TEXTOS."""
+    if not isinstance(valor, str | os.PathLike):
         return "precisa ser um texto, entre aspas"
-    if nome in TEXTOS and re.search(r"[\0-\x1f]", str(valor)):  # "C:\novo" tem uma quebra de linha
+    if not str(valor).strip():
+        use = "use None, sem aspas" if nome in PODEM_SER_NONE else "ponha um texto, entre aspas"
+        return f"está vazio; {use}"
+    if re.search(r"[\0-\x1f]", str(valor)):  # "C:\novo" tem uma quebra de linha
         return r'a barra invertida muda o caminho: ponha um r antes das aspas, como em r"C:\novo"'
+    if re.match("https?:/", str(valor)):
+        return "é um endereço; baixe antes o que há nele e ponha aqui o caminho no disco"
     return None

@@ -34,17 +34,30 @@ def test_os_parametros_do_notebook_servem_e_todos_sao_conferidos():
 
 
 @pytest.mark.parametrize(
-    ("nome", "valor"),
+    ("nome", "valor", "conselho"),
     [
-        *[("EXPORTAR", "não"), ("EXPORTAR", 0), ("MAX_IMAGENS", 19), ("MAX_IMAGENS", "300")],
-        *[("TAMANHO_LOTE", True), ("TAMANHO_LOTE", 32.0), ("EPOCAS", None), ("SEMENTE", 2**32)],
-        *[("MOTOR", "gpu"), ("MODELOS", " "), ("DATA_DIR", "C:\fotos\novas")],
+        ("EXPORTAR", "não", "precisa ser True ou False, sem aspas"),
+        ("EXPORTAR", 0, "precisa ser True ou False, sem aspas"),
+        ("MAX_IMAGENS", 19, "precisa ser um número inteiro, de 20 a 4294967295"),
+        ("MAX_IMAGENS", "300", "precisa ser um número inteiro, de 20 a 4294967295"),
+        ("TAMANHO_LOTE", True, "precisa ser um número inteiro, de 1 a 4096"),
+        ("TAMANHO_LOTE", 32.0, "precisa ser um número inteiro, de 1 a 4096"),
+        ("TAMANHO_LOTE", 10**9, "precisa ser um número inteiro, de 1 a 4096"),
+        ("EPOCAS", None, "precisa ser um número inteiro, de 1 a 4294967295"),
+        ("SEMENTE", 2**32, "precisa ser um número inteiro, de 0 a 4294967295"),
+        ("MOTOR", "gpu", "use um destes: auto, keras, openvino"),
+        ("MODELOS", " ", "está vazio; ponha um texto, entre aspas"),
+        ("ARQUIVO_ZIP", "", "está vazio; use None, sem aspas"),
+        ("DATASET", None, "precisa ser um texto, entre aspas"),
+        ("DATASET", "https://exemplo.br/fotos", "é um endereço; baixe antes o que há nele"),
+        ("DATA_DIR", "C:\fotos\novas", "a barra invertida muda o caminho"),
     ],
 )
-def test_o_que_nao_serve_e_recusado_em_uma_frase(nome, valor):
+def test_o_que_nao_serve_e_recusado_em_uma_frase(nome, valor, conselho):
     with pytest.raises(detector.ErroClaro) as recusa:
         detector.confere_parametros({nome: valor})
-    assert str(recusa.value).startswith(f"{nome} = {valor!r}: ") and "\n" not in str(recusa.value)
+    dito = str(recusa.value)
+    assert dito.startswith(f"{nome} = {valor!r}: {conselho}") and "\n" not in dito
 
 
 PREPARA_DUAS_VEZES = """

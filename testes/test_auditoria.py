@@ -108,9 +108,27 @@ def test_as_fotos_de_um_csv_saem_mesmo_que_o_excel_o_tenha_salvado(
         fora = auditoria.fora_do_treino(fotos, tmp_path / "f.csv")
         assert fora.tolist() == [False, True, True]
         achadas, perdidas = capsys.readouterr().out.splitlines()
-        assert "2 fotos de" in achadas and "f.csv: 0 saem do treino; 2 são da val" in achadas
-        assert "1 linhas não são fotos" in perdidas
+        assert "2 fotos de" in achadas
+        assert "f.csv: 0 saem do treino; 2 ficam, por serem da validação ou do teste" in achadas
+        assert "1 linha não é foto deste" in perdidas
         assert perdidas.endswith("como Cat/sumiu.jpg; nele, os nomes são como Cat/1.jpg")
+
+
+@pytest.mark.parametrize(
+    "texto",
+    [
+        "arquivo;rotulo\nCat/1.jpg;Cat;;\nCat/2.jpg\n",
+        "arquivo,rotulo\nCat/1.jpg,Cat\nCat/2.jpg,Cat,,de novo\n",
+        "\tArquivo\t\n0\tCat/1.jpg\t\n1\tCat/2.jpg\t\tmais\n",
+        "\n\narquivo\rCat/1.jpg\r\rCat/2.jpg\r",  # como o Excel do Mac antigo
+    ],
+)
+def test_uma_linha_com_campos_a_mais_ou_a_menos_ainda_nomeia_a_foto(texto, tmp_path, capsys):
+    (tmp_path / "f.csv").write_bytes(texto.encode())
+    fotos = pd.DataFrame({"arquivo": [f"Cat/{i}.jpg" for i in range(5)], "rotulo": 0})
+    fora = auditoria.fora_do_treino(fotos.assign(conjunto="treino"), tmp_path / "f.csv")
+    assert fora.tolist() == [False, True, True, False, False]
+    assert capsys.readouterr().out.count("\n") == 1, "nenhuma linha perdida"
 
 
 def test_csv_que_nao_serve_e_recusado_numa_frase_e_sem_csv_fica_tudo(tmp_path, capsys):
@@ -120,7 +138,10 @@ def test_csv_que_nao_serve_e_recusado_numa_frase_e_sem_csv_fica_tudo(tmp_path, c
     (tmp_path / "vazio.csv").write_text("")
     (tmp_path / "excel.csv").write_bytes(b"PK\3\4\x81\x9d uma planilha")
     frases = {"f": "coluna `arquivo` .foto", "vazio": "está vazio", "nada": "não consegui ler"}
-    frases["excel"] = "é uma planilha: salve-a como CSV"
+    (tmp_path / "velho.csv").write_bytes(b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1 um .xls")
+    (tmp_path / "foto.csv").write_bytes(b"\xff\xd8\xff\xe0\0\x10JFIF\0\x8d\x90" + bytes(2**18))
+    frases |= dict.fromkeys(["excel", "velho"], "é uma planilha: salve-a como CSV")
+    frases["foto"] = "não é um texto"
     for nome, dito in frases.items():
         with pytest.raises(ErroClaro, match=dito):
             auditoria.fora_do_treino(fotos, tmp_path / f"{nome}.csv")

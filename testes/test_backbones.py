@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 
+import detector
 from detector import backbones
 from detector.ambiente import ErroClaro
 
@@ -42,11 +43,24 @@ def test_base_e_topo_fazem_a_conta_do_backbone_e_treinar_o_topo_nao_o_muda(backb
     assert all(map(np.array_equal, antes, backbone.get_weights()))
 
 
-def test_nome_que_nao_existe_e_dito_em_uma_frase(backbone):
-    for nome in ("ResNet9000", "EfficientNetLite0+", "efficientnetlite0", "__name__"):
-        with pytest.raises(ErroClaro, match=r"EfficientNetLite0.*MobileNetV2") as recusa:
-            backbones.cria(nome)
-        assert "\n" not in str(recusa.value)
+@pytest.mark.parametrize(
+    ("nome", "dica"),
+    [
+        ("EfficientNetLite0+", "Os que conheço: EfficientNetLite0, .*MobileNetV2"),
+        ("__name__", "Os que conheço: EfficientNetLite0, .*MobileNetV2"),
+        ("efficientnetlite0", "Você quis dizer EfficientNetLite0\\?"),
+        ("ResNet50+ mobilenet_v2", "Você quis dizer MobileNetV2\\?"),
+    ],
+)
+def test_nome_que_nao_existe_e_dito_em_uma_frase_antes_de_tudo(nome, dica):
+    parametros = {"MODELOS": "modelos", "SEMENTE": 0, "BACKBONE": nome}
+    with pytest.raises(ErroClaro, match=dica) as recusa:
+        detector.comeca(parametros)
+    assert str(recusa.value).startswith("não conheço o backbone '")
+    assert "\n" not in str(recusa.value)
+
+
+def test_operacao_que_nao_existe_e_dita_em_uma_frase(backbone):
     with pytest.raises(ErroClaro, match=r"'blocks\.99\.add'.*conv_head.*media"):
         backbones.divide(backbone, "blocks.99.add")
 

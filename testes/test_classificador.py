@@ -1,6 +1,7 @@
 """`classifica`: o que ela responde, e o que ela se recusa a carregar."""
 
 import json
+import os
 import pathlib
 import shutil
 
@@ -111,6 +112,20 @@ def test_varias_fotos_viram_uma_tabela_e_as_ruins_nao_param_as_outras(classifica
     assert tabela["erro"].str.startswith("b.txt não é uma foto").tolist() == [False, True, False]
 
 
+def test_um_nome_que_nao_e_utf8_aparece_legivel_na_tabela(classifica, tmp_path):
+    """Como num disco antigo, ou num zip do Windows; a foto boa e a ruim."""
+    boa, ruim = (tmp_path / os.fsdecode(nome) for nome in (b"ma\xe7\xe3.png", b"n\xe3o.jpg"))
+    foto("red").save(boa)
+    ruim.write_bytes(b"")
+    tabela = classificador.classifica_varias(classifica, [boa, ruim])
+    assert tabela["arquivo"].tolist() == [
+        f"{tmp_path}/ma\ufffd\ufffd.png",
+        f"{tmp_path}/n\ufffdo.jpg",
+    ]
+    assert tabela["classe"].tolist() == ["gato", ""] and "n\ufffdo.jpg" in tabela["erro"][1]
+    assert "ma\ufffd\ufffd.png" in tabela.to_csv().encode().decode()
+
+
 def de_um_lambda(pasta):
     x = keras.Input((224, 224, 3), name="foto")
     y = keras.layers.Lambda(lambda x: (open("invadido", "w").close(), x)[1])(x)
@@ -142,7 +157,7 @@ for arquivo in (MODELO, DO_CLASSIFICADOR):
     ESTRAGOS[f"{arquivo} vazio"] = reescreve(arquivo, lambda dados: b"")
     ESTRAGOS[f"{arquivo} pela metade"] = reescreve(arquivo, lambda dados: dados[: len(dados) // 2])
     ESTRAGOS[f"{arquivo} com um bit trocado"] = reescreve(arquivo, com_um_bit_trocado)
-DITO = {"sem arquivo": "`make`", "de outro leitor": "um leitor diferente"}
+DITO = {"sem arquivo": "`make`", "de outro leitor": "volte a usar `le` na extração e rode"}
 
 
 @pytest.mark.parametrize("estrago", ESTRAGOS)

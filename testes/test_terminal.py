@@ -67,6 +67,9 @@ def test_do_que_o_terminal_nao_trocou_sai_uma_tabela_mesmo_com_arquivos_ruins(mo
         (["--limpa"], "não há uma execução completa"),
         ([__file__], "rode antes o `make`"),
         ([__file__, "--csv", "/tmp"], "--csv /tmp é uma pasta; diga o arquivo"),
+        ([__file__, "--csv", ""], "--csv . é uma pasta; diga o arquivo"),
+        ([__file__, "--csv", "-"], "--csv - não termina em .csv"),
+        ([__file__, "--csv", "/dev/stdout"], "--csv /dev/stdout não termina em .csv"),
     ],
 )
 def test_a_chamada_errada_e_explicada_sem_esperar_pelo_tensorflow(chamada, frase, tmp_path):
@@ -76,6 +79,16 @@ def test_a_chamada_errada_e_explicada_sem_esperar_pelo_tensorflow(chamada, frase
     assert fim.returncode == 2 and fim.stdout == "" and frase in dito
     assert all(linha.startswith("import time:") for linha in importados)
     assert not re.search(r"\| +tensorflow$", fim.stderr, re.MULTILINE)
+
+
+@pytest.mark.parametrize("nome", ["rex.png", "rex.csv"])
+def test_a_tabela_nunca_toma_o_lugar_de_uma_foto(nome, modelos, tmp_path):
+    """Como em `--csv *.png`, que o terminal troca pelos nomes das fotos."""
+    foto("red").save(tmp_path / nome, "PNG")
+    antes = (tmp_path / nome).read_bytes()
+    fim = roda(nome, "--csv", nome, "--modelos", modelos, pasta=tmp_path)
+    assert fim.returncode == 2 and f"--csv {nome} " in fim.stderr and "Traceback" not in fim.stderr
+    assert (tmp_path / nome).read_bytes() == antes
 
 
 def test_a_ajuda_diz_cada_opcao_e_importar_o_pacote_e_leve_e_silencioso():

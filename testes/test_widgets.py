@@ -51,7 +51,7 @@ def test_cada_clique_esta_no_disco_e_a_proxima_execucao_o_le(tmp_path, capsys):
         clica(painel, i, texto)
     clica(painel, 2, "não sei")
     fora = auditoria.fora_do_treino(FOTOS, widgets.marcadas(tmp_path))
-    assert fora.nonzero()[0].tolist() == [0] and "1 fotos" in capsys.readouterr().out
+    assert fora.nonzero()[0].tolist() == [0] and "1 foto de" in capsys.readouterr().out
     de_novo = abre(tmp_path)
     assert marcadas(de_novo)[:3] == ["tirar do treino", "o rótulo está certo", "não sei"]
     assert "1 certas, 1 para tirar" in de_novo.conta.value
