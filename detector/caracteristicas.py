@@ -117,7 +117,7 @@ def extrai(
         if not faltam:
             break
         try:
-            amostra = com_miniaturas(leitor, builder, faltam)
+            amostra = dados.com_miniaturas(leitor, builder, [parte.linhas for parte in faltam])
             roda = motores.monta(nome, backbone, corte, pasta, amostra)
         except tf.errors.OpError as erro:
             raise dados.danificado(builder, erro) from erro
@@ -163,29 +163,6 @@ def _divide(fotos, leitor, backbone, corte, motor, pasta) -> list[Parte]:
     return partes
 
 
-def com_miniaturas(
-    leitor: dados.Leitor, builder: dados.Builder, partes: list[Parte]
-) -> tf.data.Dataset:
-    """O que o leitor entrega das partes: (foto, rótulo (1,), miniatura float16 (16, 16)).
-
-    Levanta ErroClaro se ele não diz que são tantas fotos quantas linhas têm as partes.
-    """
-
-    def junta(foto, rotulo):
-        pequena = tf.image.resize(foto, (16, 16), "area")
-        miniatura = tf.cast(tf.image.rgb_to_grayscale(pequena)[..., 0], tf.float16)
-        return foto, tf.reshape(tf.cast(rotulo, tf.float32), (1,)), miniatura
-
-    fatias = [f"train[{parte.linhas.start}:{parte.linhas.stop}]" for parte in partes]
-    pares = leitor(builder, "+".join(fatias))
-    if int(pares.cardinality()) != sum(len(parte.linhas) for parte in partes):
-        raise ErroClaro(
-            "o leitor tem de entregar uma foto por linha da fatia, na mesma ordem: não pode "
-            "filtrar nem repetir fotos."
-        )
-    return pares.map(junta, tf.data.AUTOTUNE).with_options(dados.SEM_AJUSTE)
-
-
 def calcula(
     roda: motores.Roda, leitor: dados.Leitor, builder: dados.Builder, partes: list[Parte]
 ) -> Iterator[Parte]:
@@ -194,7 +171,7 @@ def calcula(
     Levanta ErroClaro se o dataset está danificado, se o leitor não entrega uma foto por linha, se
     os mapas não cabem em float16 ou se não se pode gravar.
     """
-    saidas = roda(com_miniaturas(leitor, builder, partes))
+    saidas = roda(dados.com_miniaturas(leitor, builder, [parte.linhas for parte in partes]))
     for parte in partes:
         try:
             lidas = list(itertools.islice(saidas, len(parte.linhas)))

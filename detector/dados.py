@@ -88,6 +88,26 @@ def prova(leitor: Leitor) -> np.ndarray:
     return np.append(foto[::16, ::16], rotulo).astype("float32")
 
 
+def com_miniaturas(leitor: Leitor, builder: Builder, linhas: list[range]) -> tf.data.Dataset:
+    """O que o leitor entrega dessas linhas: (foto, rótulo (1,), miniatura float16 (16, 16)).
+
+    Levanta ErroClaro se ele não diz que são tantas fotos quantas as linhas.
+    """
+
+    def junta(foto, rotulo):
+        pequena = tf.image.resize(foto, (16, 16), "area")
+        miniatura = tf.cast(tf.image.rgb_to_grayscale(pequena)[..., 0], tf.float16)
+        return foto, tf.reshape(tf.cast(rotulo, tf.float32), (1,)), miniatura
+
+    pares = leitor(builder, "+".join(f"train[{de.start}:{de.stop}]" for de in linhas))
+    if int(pares.cardinality()) != sum(map(len, linhas)):
+        raise ErroClaro(
+            "o leitor tem de entregar uma foto por linha da fatia, na mesma ordem: não pode "
+            "filtrar nem repetir fotos."
+        )
+    return pares.map(junta, tf.data.AUTOTUNE).with_options(SEM_AJUSTE)
+
+
 def pega(leitor: Leitor, builder: Builder, indices: Sequence[int], **opcoes) -> list[np.ndarray]:
     """As fotos dessas linhas de `lista`, na ordem pedida; só elas são abertas.
 

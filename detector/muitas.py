@@ -16,7 +16,7 @@ from types import ModuleType
 
 import tensorflow_datasets as tfds
 
-from detector import caracteristicas, motores
+from detector import caracteristicas, dados, motores
 from detector.ambiente import ErroClaro, prepara
 
 ESPERA = 5  # segundos pelo endereço; o Ray insistiria por muito mais tempo
@@ -137,7 +137,7 @@ def _monta(parte, info, versoes, onde, leitor, rede, corte, motor, threads) -> C
             f"{no} tem as versões {motores.versoes(motor)}, e não {versoes}: instale as mesmas."
         )
     builder, backbone = tfds.builder_from_directory(onde), pickle.loads(rede)
-    amostra = caracteristicas.com_miniaturas(leitor, builder, [parte])
+    amostra = dados.com_miniaturas(leitor, builder, [parte.linhas])
     roda = motores.monta(motor, backbone, corte, parte.arquivo.parent, amostra, threads)
     if roda is None:
         raise nao_roda

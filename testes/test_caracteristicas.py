@@ -97,7 +97,9 @@ def test_os_mapas_vem_na_ordem_com_o_rotulo_de_cada_um(extrai, lidas):
 def test_nada_espera_a_thread_do_ajuste_automatico_do_tf_data(extrai, amostra):
     """Com ele ligado, o fim de cada passagem trava, às vezes, tanto quanto ela demorou."""
     lotes = extrai().mapas(range(N)).batch(32).prefetch(tf.data.AUTOTUNE)
-    da_pessoa = caracteristicas.com_miniaturas(de_outra_rede, amostra, extrai().partes)
+    da_pessoa = dados.com_miniaturas(
+        de_outra_rede, amostra, [parte.linhas for parte in extrai().partes]
+    )
     for dataset in (lotes, da_pessoa, dados.le(amostra, "train[:9]").batch(2)):
         assert dataset.options().autotune.enabled is False
 
