@@ -33,6 +33,17 @@ try:
 except detector.ErroClaro as erro:
     sys.exit(str(erro))
 """
+ABRE = """
+import sys, detector
+try:
+    sala = detector.classificador
+except detector.ErroClaro:
+    sys.exit()  # a linha das bibliotecas já disse por quê
+try:
+    sala.abre(sys.argv[1])
+except detector.ErroClaro as erro:
+    sys.exit(str(erro))
+"""
 
 
 def confere(modelos: pathlib.Path) -> bool:
@@ -108,22 +119,33 @@ def _versoes(_) -> str:
 
 
 def _carrega(_) -> str:
-    fim = subprocess.run([sys.executable, "-c", CARREGA], capture_output=True, text=True)
+    fim = _noutro_processo(CARREGA)
     if fim.returncode:
         dito = fim.stderr.strip() or f"o Python morreu ao carregá-las (sinal {-fim.returncode})"
         raise ErroClaro(dito.splitlines()[-1])
     return f"carregam todas; o motor é {fim.stdout.split()[-1]}"
 
 
+def _noutro_processo(programa: str, *argumentos: str) -> subprocess.CompletedProcess:
+    comando = [sys.executable, "-c", programa, *argumentos]
+    return subprocess.run(comando, capture_output=True, text=True)
+
+
 def _modelos(modelos: pathlib.Path) -> str:
+    from detector.arquivos import abre_arrays
     from detector.entrega import METRICAS, acha_modelo
 
-    arquivo, _ = acha_modelo(modelos)
+    arquivo, extras = acha_modelo(modelos)
     try:
         with zipfile.ZipFile(arquivo) as aberto:
             keras = json.loads(aberto.read("metadata.json"))["keras_version"]
         feito = json.loads((modelos / METRICAS).read_bytes())
         quando = time.strftime("%d/%m/%Y", time.localtime(feito["inicio"]))
-        return f"{quando}, Keras {keras}, {feito['motor']}, {feito['n_treino']} {feito['dataset']}"
+        dito = f"{quando}, Keras {keras}, {feito['motor']}, {feito['n_treino']} {feito['dataset']}"
+        abre_arrays(extras, feito["modelo"])
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as erro:
         raise ErroClaro(f"{modelos} não está inteira ({erro}); rode o notebook de novo.") from erro
+    fim = _noutro_processo(ABRE, str(modelos))
+    if fim.returncode > 0:  # se um sinal o matou, a culpa é das bibliotecas
+        raise ErroClaro(fim.stderr.splitlines()[-1])
+    return dito

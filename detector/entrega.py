@@ -46,6 +46,8 @@ def acha_modelo(modelos: str | os.PathLike) -> tuple[pathlib.Path, pathlib.Path]
     pasta = caminho(modelos)
     achados = pasta / MODELO, pasta / DO_CLASSIFICADOR
     with no_disco("abrir", pasta, "mude a pasta dos modelos"):
+        if pasta.is_file():
+            raise ErroClaro(f"{pasta} é um arquivo; diga a pasta em que o notebook o deixou.")
         completa(pasta)
         faltam = [arquivo for arquivo in achados if not arquivo.is_file()]
     if faltam:

@@ -120,6 +120,12 @@ def test_a_frase_diz_se_nao_se_pode_gravar_abrir_ou_limpar_e_por_que(tmp_path, m
             faz(tmp_path)
 
 
+def test_quem_aponta_para_o_modelo_fica_sabendo_que_o_lugar_e_o_da_pasta(tmp_path):
+    publica(tmp_path, "nova")
+    with pytest.raises(ErroClaro, match=r"dogs_cats\.keras é um arquivo; diga a pasta em que"):
+        entrega.acha_modelo(tmp_path / entrega.MODELO)
+
+
 def test_o_mesmo_modelo_da_os_mesmos_bytes_sem_o_que_o_keras_antigo_recusa(tmp_path):
     """Dado um modelo gravado duas vezes, o conteúdo é o mesmo, e quem o abre responde igual."""
     keras.backend.clear_session()

@@ -3,14 +3,16 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pandas as pd
 import pytest
 from conftest import RAIZ, SEM_REDE
 from tensorflow_datasets.image_classification import cats_vs_dogs
-from test_classificador import entrega, foto
+from test_classificador import entrega, faz_modelo, foto
 
 import detector
 from detector import confere
@@ -25,7 +27,12 @@ def roda(*argumentos, pasta=None, **ambiente):
 
 @pytest.fixture(scope="module")
 def modelos(tmp_path_factory):
-    return entrega(tmp_path_factory.mktemp("modelos"))
+    pasta = entrega(tmp_path_factory.mktemp("modelos"))
+    with np.load(pasta / "classificador.npz") as extras:
+        medidas = {"inicio": 0, "modelo": str(extras["digest"]), "motor": "keras-float32"}
+    medidas |= {"n_treino": 48, "dataset": "amostra"}
+    (pasta / "metricas.json").write_text(json.dumps(medidas))
+    return pasta
 
 
 def test_uma_foto_da_uma_linha_e_mais_nada(modelos, tmp_path):
@@ -106,8 +113,6 @@ def test_confere_diz_o_que_serve_e_o_que_fazer_mesmo_sem_tensorflow_nem_rede(mod
     assert confere.URL == cats_vs_dogs._URL
     (tmp_path / "lib/tensorflow").mkdir(parents=True)
     (tmp_path / "lib/tensorflow/__init__.py").write_text("import os; os.kill(os.getpid(), 4)")
-    medidas = {"inicio": 0, "motor": "keras-float32", "n_treino": 48, "dataset": "amostra"}
-    (modelos / "metricas.json").write_text(json.dumps(medidas))
     fim = roda("--confere", "--modelos", modelos, pasta=tmp_path, **SEM_REDE)
     assert fim.returncode == 1 and fim.stderr == ""
     ditas = dict(re.split(" +", linha, maxsplit=1) for linha in fim.stdout.splitlines())
@@ -120,3 +125,16 @@ def test_confere_diz_o_que_serve_e_o_que_fazer_mesmo_sem_tensorflow_nem_rede(mod
     fim = roda("--confere", "--modelos", tmp_path / "keras.py/m", pasta=tmp_path, **SEM_REDE)
     assert "keras.py tem o nome de uma biblioteca" in fim.stdout and "aula 3" not in fim.stdout
     assert "não consegui gravar em " in fim.stdout and "Traceback" not in fim.stdout + fim.stderr
+
+
+@pytest.mark.parametrize("estrago", ["npz pela metade", "modelo de outra execução"])
+def test_confere_recusa_os_modelos_que_a_classificacao_recusaria(estrago, modelos, tmp_path):
+    shutil.copytree(modelos, tmp_path, dirs_exist_ok=True)
+    if estrago == "npz pela metade":
+        inteiro = (modelos / "classificador.npz").read_bytes()
+        (tmp_path / "classificador.npz").write_bytes(inteiro[: len(inteiro) // 2])
+    else:
+        faz_modelo(peso=7.0).save(tmp_path / "detector_dogs_cats.keras")
+    assert "keras-float32, 48 amostra" in confere._modelos(modelos)
+    with pytest.raises(detector.ErroClaro, match="rode o notebook"):
+        confere._modelos(tmp_path)
