@@ -72,9 +72,11 @@ def principal() -> int:
     confere_vizinhos()  # antes do NumPy, que as salas carregam
     if pedido.limpa:
         from detector.entrega import limpa
+        from detector.pastas import quantos
 
-        quantos, tamanho = limpa(pedido.modelos)
-        print(f"apagados de {pedido.modelos}: {quantos} arquivos, {tamanho / 1e6:.1f} MB")
+        sairam, tamanho = limpa(pedido.modelos)
+        arquivos = quantos(sairam, "arquivo", "arquivos")
+        print(f"saíram de {pedido.modelos}: {arquivos}, {tamanho / 1e6:.1f} MB")
         return 0
     return _classifica(pedido)
 

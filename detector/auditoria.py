@@ -15,8 +15,8 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from detector.acervo import quantos
 from detector.ambiente import ErroClaro, caminho, no_disco
+from detector.pastas import quantos
 
 # Escolhidos à mão entre o que dão as cópias (espelhadas, reduzidas, regravadas) e as outras fotos.
 CORRELACAO, COSSENO = 0.97, 0.4  # das miniaturas; dos vetores

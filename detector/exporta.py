@@ -17,7 +17,8 @@ import tensorflow as tf
 from keras import ops
 
 from detector import arquivos, classificador, pagina
-from detector.ambiente import EXPORTAM, ErroClaro, sem_stderr
+from detector.ambiente import ErroClaro, sem_stderr
+from detector.comeco import EXPORTAM
 from detector.dados import LADO, redimensiona_img
 from detector.imagenet import Conhecidas
 
