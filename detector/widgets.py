@@ -164,9 +164,12 @@ def botao(classifica: Callable[..., dict]) -> ipywidgets.VBox:
         responde({nova["name"]: nova["content"] for nova in novas})
 
     if "google.colab" in sys.modules:
-        envio = importlib.import_module("google.colab.files")
+
+        def do_colab(_: ipywidgets.Button) -> None:
+            responde(importlib.import_module("google.colab.files").upload())
+
         seletor = ipywidgets.Button(description="Escolher fotos", icon="upload")
-        seletor.on_click(lambda _: responde(envio.upload()))
+        seletor.on_click(do_colab)
         return ipywidgets.VBox([seletor, saida])
     seletor = ipywidgets.FileUpload(
         accept="image/*,.heic",

@@ -13,6 +13,7 @@ import venv
 
 import pytest
 import roda_notebook
+import tensorflow as tf
 from conftest import NOTEBOOK, RAIZ, SEM_REDE
 
 import detector
@@ -59,23 +60,35 @@ def abre_no_colab(colab, ultima, **parametros):
     tags = list(roda_notebook.celulas())
     pedido = {"parametros": {"DATASET": "amostra", "MAX_IMAGENS": 60} | parametros}
     pedido["pula"] = tags[tags.index(ultima) + 1 :]
+    pedido["depois"] = {"botao": "print('a minha foto:', classifica('minha_foto.png'))"}
     comando = [colab / "python/bin/python", "-c", SESSAO, json.dumps(pedido)]
     saida = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     ambiente = {**os.environ, **SEM_REDE, **PIP}
     return subprocess.run(comando, cwd=colab, env=ambiente, timeout=300, **saida)
 
 
-def test_do_notebook_sozinho_a_ultima_celula_pelo_endereco_de_um_ramo(colab, projeto):
-    """O TensorFlow e o resto que o Colab já traz ficam como estão, mesmo que mais novos."""
+def test_do_notebook_a_ultima_celula_pelo_endereco_de_um_ramo(colab, projeto, amostra):
+    """Dadas uma pasta de fotos e uma foto ao lado, são elas que se leem.
+
+    O TensorFlow e o resto que o Colab já traz ficam como estão, mesmo que mais novos.
+    """
+    for i, (foto, rotulo) in enumerate(detector.dados.le(amostra, "train[:60]", prepara=None)):
+        classe = colab / "fotos" / ("rosas", "tulipas")[rotulo]
+        classe.mkdir(parents=True, exist_ok=True)
+        tf.io.write_file(f"{classe}/{i}.png", tf.io.encode_png(foto))
+    shutil.copy(next(classe.iterdir()), colab / "minha_foto.png")
     eu = ["-c", "user.name=eu", "-c", "user.email=eu@exemplo"]
     for comando in (["init"], ["add", "."], [*eu, "commit", "-m", "v"], ["branch", "aula/1"]):
         subprocess.run(["git", *comando], cwd=projeto, check=True, capture_output=True)
     antes, ultima = {*instalado(colab).iterdir()}, list(roda_notebook.celulas())[-1]
     endereco = f"file://{projeto}/tree/aula/1"
-    sessao = abre_no_colab(colab, ultima, REPOSITORIO=endereco, EPOCAS=2)
+    minhas = {"DATASET": "fotos", "DATA_DIR": "dados", "EPOCAS": 2}
+    sessao = abre_no_colab(colab, ultima, REPOSITORIO=endereco, **minhas)
     assert sessao.returncode == 0, sessao.stdout[-2000:]
+    assert re.search("li fotos/: .* rosas, .* tulipas, pela pasta", sessao.stdout)
+    assert re.search("a minha foto: .*(rosas|tulipas) .probabilidade", sessao.stdout)
     metricas = json.loads((colab / "modelos/metricas.json").read_text(encoding="utf-8"))
-    assert metricas["n_treino"] == 48
+    assert metricas["n_treino"] == 48 and metricas["classes"] == ["rosas", "tulipas"]
     novos = {item.name for item in {*instalado(colab).iterdir()} - antes}
     assert novos == {"detector", f"detector_dogs_cats-{detector.__version__}.dist-info"}
 
