@@ -118,12 +118,9 @@ def test_um_nome_que_nao_e_utf8_aparece_legivel_na_tabela(classifica, tmp_path):
     foto("red").save(boa)
     ruim.write_bytes(b"")
     tabela = classificador.classifica_varias(classifica, [boa, ruim])
-    assert tabela["arquivo"].tolist() == [
-        f"{tmp_path}/ma\ufffd\ufffd.png",
-        f"{tmp_path}/n\ufffdo.jpg",
-    ]
-    assert tabela["classe"].tolist() == ["gato", ""] and "n\ufffdo.jpg" in tabela["erro"][1]
-    assert "ma\ufffd\ufffd.png" in tabela.to_csv().encode().decode()
+    assert tabela["arquivo"].tolist() == [f"{tmp_path}/maçã.png", f"{tmp_path}/não.jpg"]
+    assert tabela["classe"].tolist() == ["gato", ""] and "não.jpg" in tabela["erro"][1]
+    assert "maçã.png" in tabela.to_csv().encode().decode()
 
 
 def de_um_lambda(pasta):

@@ -17,6 +17,8 @@ from test_classificador import entrega, faz_modelo, foto
 import detector
 from detector import confere
 
+FOTO = str(RAIZ / "imagens/onde_olhou.png")
+
 
 def roda(*argumentos, pasta=None, **ambiente):
     """O `python -m detector` já terminado, com o que escreveu; começa em `pasta`."""
@@ -73,11 +75,11 @@ def test_do_que_o_terminal_nao_trocou_sai_uma_tabela_mesmo_com_arquivos_ruins(mo
         (["*.jpg"], "*.jpg não existe"),
         (["--limpa"], "não há uma execução completa"),
         ([__file__], "test_terminal.py não é uma foto"),
-        ([str(RAIZ / "imagens/onde_olhou.png")], "rode antes o `make`"),
-        ([__file__, "--csv", "/tmp"], "--csv /tmp é uma pasta; diga o arquivo"),
-        ([__file__, "--csv", ""], "--csv . é uma pasta; diga o arquivo"),
-        ([__file__, "--csv", "-"], "--csv - não termina em .csv"),
-        ([__file__, "--csv", "/dev/stdout"], "--csv /dev/stdout não termina em .csv"),
+        ([FOTO], "rode antes o `make`"),
+        ([FOTO, "--csv", "/tmp"], "--csv /tmp é uma pasta; diga o arquivo"),
+        ([FOTO, "--csv", ""], "--csv . é uma pasta; diga o arquivo"),
+        ([FOTO, "--csv", "-"], "--csv - não termina em .csv"),
+        ([FOTO, "--csv", "/dev/stdout"], "--csv /dev/stdout não termina em .csv"),
     ],
 )
 def test_a_chamada_errada_e_explicada_sem_esperar_pelo_tensorflow(chamada, frase, tmp_path):
