@@ -60,7 +60,8 @@ def abre_no_colab(colab, ultima, **parametros):
     tags = list(roda_notebook.celulas())
     pedido = {"parametros": {"DATASET": "amostra", "MAX_IMAGENS": 60} | parametros}
     pedido["pula"] = tags[tags.index(ultima) + 1 :]
-    pedido["depois"] = {"botao": "print('a minha foto:', classifica('minha_foto.png'))"}
+    if ultima == tags[-1]:
+        pedido["depois"] = {"botao": "print('a minha foto:', classifica('minha_foto.png'))"}
     comando = [colab / "python/bin/python", "-c", SESSAO, json.dumps(pedido)]
     saida = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     ambiente = {**os.environ, **SEM_REDE, **PIP}
