@@ -94,7 +94,7 @@ def roda(pedido: dict) -> None:
             alarme.start()
             rodada = kernel.run_cell(fonte)
             alarme.cancel()
-            parou = isinstance(rodada.error_in_exec, KeyboardInterrupt)
+            parou = not rodada.success  # o TensorFlow às vezes faz do Ctrl-C um SystemError
             print(f"<interrompe em {tag}: {'parou' if parou else 'acabou antes'}>")
         if tag not in maltrata or parou:  # quem viu a célula acabar não a roda de novo
             rodada = kernel.run_cell(fonte)

@@ -192,6 +192,7 @@ def test_uma_linha_mudada_em_quem_faz_a_conta_e_so_nela_refaz_tudo(extrai, monke
 RUINS = {
     "fica só com os cachorros": lambda lidas: lidas.filter(lambda img, y: y == 1),
     "repete as fotos": lambda lidas: lidas.repeat(2),
+    "dá dois rótulos": lambda lidas: lidas.map(lambda img, y: (img, tf.stack([y, 1 - y]))),
     "não dá o rótulo": lambda lidas: lidas.map(lambda img, y: img),
     "dá outro tamanho": lambda lidas: lidas.map(lambda img, y: (img[:200], y)),
     "falha com os gatos": lambda lidas: lidas.map(

@@ -83,6 +83,17 @@ def test_morta_em_qualquer_passo_fica_a_execucao_de_antes_ou_a_nova_inteira(tmp_
     assert vistas.count(velha) > 5 and vistas.count(nova) > 5, "morreu antes e depois de decidir"
 
 
+def test_a_publicacao_decidida_termina_mesmo_que_quem_a_acaba_morra_tambem(tmp_path):
+    publica(tmp_path, "velha")
+    passos = itertools.count()
+    while not (tmp_path / entrega.PUBLICANDO).is_dir():
+        assert not morre_no_passo(next(passos), lambda: publica(tmp_path, "nova"))
+    mortes = itertools.count()
+    while not morre_no_passo(next(mortes), lambda: entrega.completa(tmp_path)):
+        assert (tmp_path / entrega.PUBLICANDO).is_dir()
+    assert set(entregue(tmp_path).values()) == {"nova"} and next(mortes) > 2
+
+
 def test_duas_execucoes_que_publicam_juntas_nao_se_misturam(tmp_path, capsys):
     publicam = [threading.Thread(target=publica, args=(tmp_path, nome)) for nome in "ab" * 4]
     with arquivos.trava(tmp_path / ".trava", ""):

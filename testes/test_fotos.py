@@ -177,6 +177,11 @@ class DiscoRuim(io.BytesIO):
         raise OSError(5, "Input/output error")
 
 
+def metade(formato):
+    dados = codifica(cena(), formato)
+    return dados[: len(dados) // 2]
+
+
 RECUSADAS = {  # o que se dá: o que a frase precisa dizer
     "caminho que não existe": (lambda p: p / "nada.jpg", r"nada\.jpg não existe"),
     "pasta": (lambda p: p, "é uma pasta"),
@@ -186,9 +191,9 @@ RECUSADAS = {  # o que se dá: o que a frase precisa dizer
     "arquivo vazio": (lambda p: em_disco(p, "v.jpg", b""), r"v\.jpg está vazia"),
     "zip": (lambda p: b"PK\3\4...", "é um zip; descompacte-o"),
     "EPS, que roda um programa": (lambda p: codifica(cena(), "EPS"), "não é uma foto"),
-    "JPEG cortado": (lambda p: codifica(cena(), "JPEG")[:900], "danificada"),
-    "PNG cortado": (lambda p: codifica(cena())[:900], "danificada"),
-    "HEIC cortado": (lambda p: codifica(cena(), "HEIF")[:900], "danificada"),
+    "JPEG pela metade": (lambda p: metade("JPEG"), "danificada"),
+    "PNG pela metade": (lambda p: metade("PNG"), "danificada"),
+    "HEIC pela metade": (lambda p: metade("HEIF"), "danificada"),
     "bomba de 144 megapixels": (lambda p: codifica(PIL.Image.new("1", (12_000, 12_000))), "pixels"),
     "array float em 0–255": (lambda p: CENA.astype("float32"), r"float32 de 0.* em \[0, 1\]"),
     "array em [−1, 1]": (lambda p: CENA / 127.5 - 1, r"float64 de -1.* em \[0, 1\]"),
