@@ -90,7 +90,7 @@ def _o_certo(nome: str, valor) -> str | None:
 
 def _o_texto_certo(nome: str, valor) -> str | None:
     """O mesmo, de um dos TEXTOS."""
-    if not isinstance(valor, str | os.PathLike):
+    if not isinstance(valor, str if nome == "BACKBONE" else str | os.PathLike):
         return "precisa ser um texto, entre aspas"
     if not str(valor).strip():
         use = "use None, sem aspas" if nome in PODEM_SER_NONE else "ponha um texto, entre aspas"

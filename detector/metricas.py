@@ -6,8 +6,9 @@ import unicodedata
 import numpy as np
 
 CLASSES = ("classe 0", "classe 1")
-ACENTOS = {"copias": "cópias", "epoca": "época", "epocas": "épocas", "extracao": "extração"}
-ACENTOS |= {"tres": "três", "extraidas": "extraídas", "validacao": "validação", "so": "só"}
+ACENTOS = {"copia": "cópia", "copias": "cópias", "epoca": "época", "epocas": "épocas"}
+ACENTOS |= {"extracao": "extração", "extraidas": "extraídas", "validacao": "validação"}
+ACENTOS |= {"tres": "três", "so": "só"}
 
 
 class Medidas(dict):

@@ -49,6 +49,7 @@ def test_os_parametros_do_notebook_servem_e_todos_sao_conferidos():
         ("MODELOS", " ", "está vazio; ponha um texto, entre aspas"),
         ("ARQUIVO_ZIP", "", "está vazio; use None, sem aspas"),
         ("DATASET", None, "precisa ser um texto, entre aspas"),
+        ("BACKBONE", pathlib.Path("VGG16"), "precisa ser um texto, entre aspas"),
         ("DATASET", "https://exemplo.br/fotos", "é um endereço; baixe antes o que há nele"),
         ("DATA_DIR", "C:\fotos\novas", "a barra invertida muda o caminho"),
     ],
