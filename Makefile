@@ -48,8 +48,8 @@ desempenho: $(VENV)/pronto  ## refaz docs/desempenho.md (DADOS="pasta pasta_maio
 formata: $(VENV)/pronto-testes  ## arruma o estilo do código
 	$(PY) -m ruff check --fix && $(PY) -m ruff format
 
-limpar-cache: $(VENV)/pronto  ## apaga de modelos/ o que a última execução não usou
-	$(PY) -m detector --limpa
+limpar-cache:  ## apaga de modelos/ o que se pode refazer; o modelo fica
+	cd modelos && rm -rf vetores-* motor-* cabeca-* ajuste-* .incompleto-* .nova-*
 
 limpar:  ## apaga os ambientes
 	rm -rf .venv .venv-*

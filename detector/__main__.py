@@ -1,4 +1,4 @@
-"""Pelo terminal: classificar (`python -m detector foto.jpg`), extrair, limpar ou conferir."""
+"""Pelo terminal: classificar (`python -m detector foto.jpg`), extrair, conferir, fazer a página."""
 
 from __future__ import annotations  # para dizer ao Python 3.9 que ele não serve
 
@@ -15,14 +15,14 @@ from detector.ambiente import ErroClaro, caminho, confere_vizinhos, nao_carrega
 
 AJUDA = """\
 uso: python -m detector FOTO_OU_PASTA… [--modelos PASTA] [--csv ARQUIVO]
-     python -m detector --limpa | --confere | --version | --help [--modelos PASTA]
+     python -m detector --confere | --version | --help [--modelos PASTA]
      python -m detector extrai [--dataset NOME_OU_PASTA] [--data-dir PASTA] [--arquivo-zip ZIP]
                                [--modelos PASTA] [--backbone REDE] [--motor MOTOR]
                                [--max-imagens N] [--ray ENDERECO] [--threads N]
      python -m detector pagina [--modelos PASTA] [--runtime PASTA]
 
 Diz se em cada foto há um gato, um cachorro ou nenhum dos dois, com o que o notebook deixou na PASTA
-(padrão: modelos). O CSV se abre no Excel. `--limpa` apaga da PASTA o que o notebook não usa mais.
+(padrão: modelos). O CSV se abre no Excel.
 `--confere` diz se esta máquina serve e, do que não serve, o que fazer.
 
 `extrai` passa as fotos pela parte congelada da rede e deixa na PASTA o que o notebook, com os
@@ -62,7 +62,6 @@ def principal() -> int:
     argumentos = _Argumentos()
     argumentos.add_argument("--csv", type=caminho)
     argumentos.add_argument("--confere", action="store_true")
-    argumentos.add_argument("--limpa", action="store_true")
     argumentos.add_argument("fotos", nargs="*")
     pedido = argumentos.parse_intermixed_args(ditos)
     if pedido.confere:
@@ -70,14 +69,6 @@ def principal() -> int:
 
         return 0 if confere(pedido.modelos) else 1
     confere_vizinhos()  # antes do NumPy, que as salas carregam
-    if pedido.limpa:
-        from detector.entrega import limpa
-        from detector.pastas import quantos
-
-        sairam, tamanho = limpa(pedido.modelos)
-        arquivos = quantos(sairam, "arquivo", "arquivos")
-        print(f"saíram de {pedido.modelos}: {arquivos}, {tamanho / 1e6:.1f} MB")
-        return 0
     return _classifica(pedido)
 
 

@@ -85,20 +85,9 @@ def grava(arquivo: pathlib.Path, conteudo: bytes, ou: str = "mude MODELOS") -> N
                 f.flush()
                 os.fsync(f.fileno())
             os.replace(temporario, arquivo)
-            sincroniza(arquivo.parent)
     finally:
         with contextlib.suppress(OSError):
             temporario.unlink()
-
-
-def sincroniza(pasta: pathlib.Path) -> None:
-    """Leva ao disco os nomes que há na pasta: sem isto, a luz que acaba pode desfazer um rename."""
-    with contextlib.suppress(OSError):  # o Windows e alguns discos de rede não abrem pastas
-        descritor = os.open(pasta, os.O_RDONLY)
-        try:
-            os.fsync(descritor)
-        finally:
-            os.close(descritor)
 
 
 @contextlib.contextmanager
@@ -161,17 +150,11 @@ def abre_arrays(arquivo: pathlib.Path, digest: str) -> dict[str, np.ndarray]:
 
 
 def le_arrays(arquivo: pathlib.Path, digest: str) -> dict[str, np.ndarray] | None:
-    """O mesmo, para o que se pode refazer: None se o arquivo falta ou, e isto é dito, não serve.
-
-    Um arquivo usado fica com a data de agora: é assim que `entrega.limpa` sabe o que ainda serve.
-    """
+    """O mesmo, para o que se pode refazer: None se o arquivo falta ou, e isto é dito, não serve."""
     try:
-        arrays = abre_arrays(arquivo, digest)
+        return abre_arrays(arquivo, digest)
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as erro:
         print(f"{arquivo.name} não serve ({erro}) e será refeito.")
         return None
-    with contextlib.suppress(OSError):
-        os.utime(arquivo)
-    return arrays

@@ -1,4 +1,4 @@
-"""A pasta MODELOS: o que uma execução deixa nela, inteiro, e a faxina."""
+"""A pasta MODELOS: o que uma execução deixa nela, inteiro ou nada."""
 
 import atexit
 import contextlib
@@ -6,7 +6,6 @@ import io
 import json
 import os
 import pathlib
-import re
 import shutil
 import sys
 import tempfile
@@ -17,7 +16,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from detector.ambiente import ErroClaro, caminho, no_disco
-from detector.arquivos import codigo_do_pacote, digesto, grava, sincroniza, trava
+from detector.arquivos import codigo_do_pacote, digesto, grava, trava
 from detector.metricas import Medidas
 
 MODELO, DO_CLASSIFICADOR = "detector_dogs_cats.keras", "classificador.npz"
@@ -29,8 +28,6 @@ PUBLICANDO, LISTA = ".publicando", ".lista.json"
 # O que o Keras 3.15 escreve em todo modelo, e o valor de sempre.
 NOVIDADES = {"input_axes": None, "output_axes": None, "quantization_config": None}
 NOVIDADES |= {"renorm": False, "renorm_clipping": None, "renorm_momentum": 0.99}
-# .dados: da versão 2.0. Um .incompleto é de quem morreu gravando.
-GUARDADO = re.compile(r"\w+-[0-9a-f]{12}(-\d+)?\.(npz|dados)|\.incompleto-.+")
 
 
 def abre_pasta(modelos: str | os.PathLike) -> pathlib.Path:
@@ -112,7 +109,6 @@ def publica(rascunho: pathlib.Path, pasta: pathlib.Path, medidas: Medidas) -> No
             grava(nova / nome, (rascunho / nome).read_bytes())
         grava(nova / LISTA, json.dumps(nomes).encode())
         os.rename(nova, pasta / PUBLICANDO)
-        sincroniza(pasta)
         _completa(pasta)
 
 
@@ -134,7 +130,6 @@ def _completa(pasta: pathlib.Path) -> None:
         for nome in nomes:
             with contextlib.suppress(FileNotFoundError):  # este já foi
                 os.replace(decidida / nome, pasta / nome)
-        sincroniza(pasta)
         lista.unlink()
     if decidida.is_dir():
         decidida.rmdir()
@@ -146,28 +141,3 @@ def _trava(pasta: pathlib.Path) -> Iterator[None]:
     esperando = f"Outra execução está gravando em {pasta}; espero por ela."
     with no_disco("gravar em", pasta, "mude MODELOS"), trava(pasta / ".trava", esperando):
         yield
-
-
-def limpa(pasta: pathlib.Path) -> tuple[int, int]:
-    """Apaga de `pasta` o que foi guardado e a última execução completa não usou.
-
-    Devolve quantos arquivos e quantos bytes saíram. Levanta ErroClaro se nenhuma execução terminou.
-    """
-    completa(pasta)
-    with no_disco("limpar", pasta, "mude a pasta"):
-        try:
-            inicio = float(json.loads((pasta / METRICAS).read_bytes())["inicio"])
-        except (FileNotFoundError, ValueError, KeyError, TypeError) as erro:
-            raise ErroClaro(
-                f"em {pasta} não há uma execução completa; rode o notebook antes de limpar."
-            ) from erro
-        sobras = [arquivo for arquivo in pasta.iterdir() if GUARDADO.fullmatch(arquivo.name)]
-        sobras += pasta.glob(".nova-*/*")  # de quem morreu publicando
-        sobras = [arquivo for arquivo in sobras if arquivo.stat().st_mtime < inicio]
-        tamanho = sum(arquivo.stat().st_size for arquivo in sobras)
-        for arquivo in sobras:
-            arquivo.unlink()
-        for morta in pasta.glob(".nova-*"):
-            with contextlib.suppress(OSError):  # ainda tem o que é de agora
-                morta.rmdir()
-    return len(sobras), tamanho

@@ -1,4 +1,4 @@
-"""A pasta MODELOS: uma execução aparece inteira ou não aparece, e limpar não tira o que se usa."""
+"""A pasta MODELOS: uma execução aparece inteira ou não aparece."""
 
 import errno
 import itertools
@@ -114,7 +114,7 @@ def test_quem_nao_pode_publicar_fica_sabendo_numa_frase(tmp_path):
     assert set(entregue(tmp_path).values()) == {"nova"}, "estava decidido: só faltava o lugar"
 
 
-def test_a_frase_diz_se_nao_se_pode_gravar_abrir_ou_limpar_e_por_que(tmp_path, monkeypatch):
+def test_a_frase_diz_se_nao_se_pode_gravar_ou_abrir_e_por_que(tmp_path, monkeypatch):
     (tmp_path / "arquivo").write_text("não é uma pasta")
     with pytest.raises(ErroClaro, match=r"não consegui gravar .*mude MODELOS"):
         entrega.abre_pasta(tmp_path / "arquivo/modelos")
@@ -124,11 +124,9 @@ def test_a_frase_diz_se_nao_se_pode_gravar_abrir_ou_limpar_e_por_que(tmp_path, m
         raise PermissionError(errno.EACCES, "Permission denied")
 
     monkeypatch.setattr(pathlib.Path, "is_file", proibido)
-    monkeypatch.setattr(pathlib.Path, "read_bytes", proibido)
-    for frase, faz in (("abrir", entrega.acha_modelo), ("limpar", entrega.limpa)):
-        dito = rf"não consegui {frase} {tmp_path} \(Permission denied\)\. Acerte a permissão"
-        with pytest.raises(ErroClaro, match=dito):
-            faz(tmp_path)
+    dito = rf"não consegui abrir {tmp_path} \(Permission denied\)\. Acerte a permissão"
+    with pytest.raises(ErroClaro, match=dito):
+        entrega.acha_modelo(tmp_path)
 
 
 def test_quem_aponta_para_o_modelo_fica_sabendo_que_o_lugar_e_o_da_pasta(tmp_path):
@@ -157,34 +155,3 @@ def test_o_mesmo_modelo_da_os_mesmos_bytes_sem_o_que_o_keras_antigo_recusa(tmp_p
     assert not [novidade for novidade in entrega.NOVIDADES if f'"{novidade}"' in config]
     aberto, x = keras.models.load_model(arquivo), np.ones((1, 4), "float32")
     assert np.array_equal(aberto(x), modelo(x))
-
-
-def test_limpar_so_apaga_o_que_a_ultima_execucao_nao_usou(tmp_path):
-    sobras = ["vetores-0123456789ab-000000.npz", "cabeca-0123456789ab-003.npz", ".incompleto-7-x"]
-    da_pessoa = ["minhas-notas.npz", "gatos.npz", "foto-0123456789ab.png"]
-    usado = "motor-0123456789ab.npz"
-    for nome in (*sobras, *da_pessoa, usado):
-        arquivos.guarda_arrays(tmp_path / nome, "certo", x=np.zeros(9))
-    publica(tmp_path, "ultima")
-    morre_no_passo(12, lambda: publica(tmp_path, "morta"))
-    [morta] = tmp_path.glob(".nova-*")
-    antes = set(tmp_path.rglob("*"))
-    for arquivo in antes:
-        os.utime(arquivo, (1e9, 1e9))
-    arquivos.le_arrays(tmp_path / usado, "certo")
-    (tmp_path / ".incompleto-8-y").write_text("de quem ainda grava")
-    apagados = {*(tmp_path / nome for nome in sobras), *morta.iterdir()}
-    tamanho = sum(arquivo.stat().st_size for arquivo in apagados)
-    assert entrega.limpa(tmp_path) == (len(apagados), tamanho)
-    assert antes - set(tmp_path.rglob("*")) == {*apagados, morta}
-    assert (tmp_path / ".incompleto-8-y").exists()
-    assert set(entregue(tmp_path).values()) == {"ultima"}
-
-
-@pytest.mark.parametrize("medidas", ["", "{}", "[]", '{"inicio": "ontem"}'])
-def test_sem_uma_execucao_completa_nada_e_apagado(tmp_path, medidas):
-    (tmp_path / "x-0123456789ab.npz").write_bytes(b"caro")
-    (tmp_path / "metricas.json").write_text(medidas)
-    with pytest.raises(ErroClaro, match="não há uma execução completa"):
-        entrega.limpa(tmp_path)
-    assert (tmp_path / "x-0123456789ab.npz").exists()

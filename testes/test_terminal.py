@@ -73,7 +73,6 @@ def test_do_que_o_terminal_nao_trocou_sai_uma_tabela_mesmo_com_arquivos_ruins(mo
         (["extrai", "--csv", "a.csv"], "não entendi `extrai --csv a.csv"),
         (["extrai", "--max-imagens", "3"], "MAX_IMAGENS = 3: precisa ser um número inteiro"),
         (["*.jpg"], "*.jpg não existe"),
-        (["--limpa"], "não há uma execução completa"),
         ([__file__], "test_terminal.py não é uma foto"),
         ([FOTO], "rode antes o `make`"),
         ([FOTO, "--csv", "/tmp"], "--csv /tmp é uma pasta; diga o arquivo"),
@@ -104,7 +103,7 @@ def test_a_tabela_nunca_toma_o_lugar_de_uma_foto(nome, modelos, tmp_path):
 def test_a_ajuda_diz_cada_opcao_e_importar_o_pacote_e_leve_e_silencioso():
     fim = roda("--help", PYTHONPROFILEIMPORTTIME="1")
     assert fim.returncode == 0 and fim.stdout.startswith("uso: python -m detector")
-    opcoes = "dataset data-dir arquivo-zip modelos backbone motor max-imagens ray threads csv limpa"
+    opcoes = "dataset data-dir arquivo-zip modelos backbone motor max-imagens ray threads csv"
     assert all(f"--{opcao}" in fim.stdout for opcao in f"{opcoes} confere runtime".split())
     assert "argparse" in fim.stderr and "numpy" not in fim.stderr
     assert roda("extrai", "-h").stdout == fim.stdout
