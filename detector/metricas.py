@@ -79,7 +79,7 @@ def intervalo(acertos: int, total: int) -> list[float]:
 
 
 def avalia(y: np.ndarray, p: np.ndarray) -> dict:
-    """Compara probabilidades p da classe 1 com rótulos y, 0 ou 1; n de cada, e o corte é 0,5.
+    """Compara probabilidades p da classe 1 com rótulos y, 0 ou 1; n de cada, e decide em 0,5.
 
     Devolve `n`, `acuracia`, `precisao` e `recall` da classe 1 e, com `_0` no fim, da classe 0, com
     os intervalos de Wilson de 95 % (`…_ic95`), e `log_loss`. Precisão ou recall é None quando não

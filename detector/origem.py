@@ -28,7 +28,8 @@ def abre(
     """Devolve o builder do TFDS com as fotos prontas para ler; diz o que leu e o que não usou.
 
     dataset: "cats_vs_dogs" (o já preparado, senão `arquivo_zip`, senão a internet, senão a
-    amostra), "amostra", ou uma pasta ou um zip com fotos de duas classes.
+    amostra; um zip que não é o da Microsoft passa na frente), "amostra", ou uma pasta ou um zip
+    com fotos de duas classes.
     data_dir: onde o TFDS guarda os datasets; None é o lugar de sempre, que TFDS_DATA_DIR muda.
     Levanta ErroClaro se `dataset` é outra coisa, se as fotos não servem ou se não pode gravar.
     """

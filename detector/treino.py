@@ -2,8 +2,8 @@
 
 Quem decide se uma época guardada serve é tudo o que o `fit` recebeu: o modelo (camadas, pesos,
 otimizador, perda), os dados, os pesos das classes e das fotos, a ordem, os callbacks. Mudou um, o
-treino recomeça; só o número de épocas pode crescer. Onde uma mudança não se perceberia (uma função
-ou uma camada da pessoa), o treino não fica guardado.
+treino recomeça; só o número de épocas pode ser outro. Onde uma mudança não se perceberia (uma
+função ou uma camada da pessoa), o treino não fica guardado.
 """
 
 import inspect
