@@ -49,7 +49,7 @@ formata: $(VENV)/pronto-testes  ## arruma o estilo do código
 	$(PY) -m ruff check --fix && $(PY) -m ruff format
 
 limpar-cache:  ## apaga de modelos/ o que se pode refazer; o modelo fica
-	cd modelos && rm -rf vetores-* motor-* cabeca-* ajuste-* .incompleto-* .nova-*
+	cd modelos && rm -rf vetores-* motor-* cabeca-* ajuste-* .incompleto-* .nova-* *.dados figuras
 
 limpar:  ## apaga os ambientes
 	rm -rf .venv .venv-*

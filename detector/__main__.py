@@ -32,7 +32,7 @@ e `--threads` é de cada processo.
 `pagina` grava na PASTA uma página que classifica no navegador. `--runtime` é a pasta dist do
 onnxruntime-web, para ela não precisar da internet.
 
-Devolve 0 se leu todas as fotos ou se tudo serve, 1 se não, 2 se não havia o que fazer."""
+Devolve 0 se leu todas as fotos ou se tudo serve, 1 se não, 2 se não pôde fazer o que se pediu."""
 
 
 class _Argumentos(argparse.ArgumentParser):

@@ -98,18 +98,19 @@ def onde_olhou(topo: keras.Model, cabeca: keras.Model, mapas: np.ndarray) -> np.
     return tf.image.resize(regioes, (LADO, LADO)).numpy()[..., 0]
 
 
-def mostra_onde_olhou(fotos: np.ndarray, mapas: np.ndarray | None, titulos: list) -> None:
+def mostra_onde_olhou(fotos: np.ndarray, regioes: np.ndarray | None, titulos: list) -> None:
     """As fotos em cinza e o mapa por cima: laranja puxa para a classe 1, azul para a classe 0.
 
-    fotos: (n, 224, 224, 3) em [0, 1]. mapas: de `onde_olhou`. Cada foto tem a sua escala, para que
-    se veja também o mapa fraco: as cores comparam regiões de uma foto, não uma foto com outra.
+    fotos: (n, 224, 224, 3) em [0, 1]. regioes: de `onde_olhou`. Cada foto tem a sua escala, para
+    que se veja também o mapa fraco: as cores comparam regiões de uma foto, não fotos.
     """
-    if mapas is None:
+    if regioes is None:
         print("Com redes unidas não se vê para onde elas olharam.")
         return
-    forca = np.abs(mapas) / np.maximum(np.abs(mapas).max(axis=(1, 2), keepdims=True), 1e-9)
+    forca = np.abs(regioes)
+    forca = forca / np.maximum(forca.max(axis=(1, 2), keepdims=True), 1e-9)
     opaco = 0.7 * forca[..., None]
-    cor = np.where(mapas[..., None] > 0, to_rgb(LARANJA), to_rgb(AZUL))
+    cor = np.where(regioes[..., None] > 0, to_rgb(LARANJA), to_rgb(AZUL))
     cinza = np.mean(fotos, axis=-1, keepdims=True)  # um gato alaranjado não passa por mapa
     mostra_fotos(cinza * (1 - opaco) + cor * opaco, titulos, colunas=4, lado=2.2)
 

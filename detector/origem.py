@@ -182,6 +182,6 @@ def _preparado(nome: str, raiz: pathlib.Path) -> Builder | None:
             raise ValueError("sem fotos")
     except (ParseError, RuntimeError, ValueError, LookupError) as erro:  # assim falha o TFDS
         raise ErroClaro(
-            f"os dados de {raiz / nome} estão danificados. Apague essa pasta e rode de novo."
+            f"os arquivos de {raiz / nome} estão danificados. Apague essa pasta e rode de novo."
         ) from erro
     return None

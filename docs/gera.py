@@ -223,7 +223,7 @@ def ganho(m: dict, menos: tuple = ("congelado", "candidato", "controle")) -> str
             aceitos = sum(divisao["aceito"] for divisao in v["divisoes"])
             dito = f"fine-tuning aceito em {aceitos} de {len(v['divisoes'])} divisões"
         if "2.000" in fotos:
-            dito += f"; extração em {num(v['segundos_extracao'], 0)} s"
+            dito += f"; extração em {num(v['segundos_extracao'], 0)} s, fora montar a rede"
         for modelo, medidas in v["modelos"].items():
             if modelo not in menos:
                 linha = (f"{fotos} ({dito})", modelo, *avaliado(medidas), mudou(medidas["muda"]))
