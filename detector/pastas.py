@@ -165,9 +165,9 @@ def _pastas(foto: str) -> list[Lida]:
 
 
 def _sem_a_divisao(classe: str) -> str:
-    """De "cats_train", "cats"; de "classe 1", ela mesma; se não sobra nada, o nome inteiro."""
+    """De "cats_train", "cats"; de "classe 1", ela mesma."""
     divisao = rf"(?<![a-z])({'|'.join(PALAVRAS['divisão'])})(?![a-z])\d*"
-    return re.sub(divisao, "", _simples(classe)).strip(" _.-") or classe
+    return re.sub(divisao, "", _simples(classe)).strip(" _.-")
 
 
 def _palavras(nome: str) -> list[str]:

@@ -1,6 +1,7 @@
 """De onde vêm as fotos, e o que acontece quando o zip, a pasta, o disco ou a rede não ajudam."""
 
 import errno
+import hashlib
 import os
 import re
 import time
@@ -12,6 +13,8 @@ import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 from conftest import RAIZ
+from servidor_falso import servindo
+from tensorflow_datasets.core.download.checksums import UrlInfo
 from tensorflow_datasets.image_classification import cats_vs_dogs
 
 from detector import ErroClaro, dados, origem
@@ -56,6 +59,29 @@ def test_sem_rede_a_amostra_vem_logo_e_diz_por_que(tmp_path, monkeypatch, capsys
     verdade = cats_vs_dogs.CatsVsDogs().info
     assert set(builder.info.features) == set(verdade.features)
     assert builder.info.supervised_keys == verdade.supervised_keys
+
+
+def test_com_internet_as_fotos_sao_baixadas_uma_vez_e_o_zip_sai_do_disco(tmp_path, monkeypatch):
+    zip_ = faz_zip(tmp_path / "f.zip").read_bytes()
+    monkeypatch.setenv("no_proxy", "*")
+    with servindo(zip_) as servidor:
+        da_vez = UrlInfo(len(zip_), hashlib.sha256(zip_).hexdigest(), "f.zip")
+        monkeypatch.setattr(cats_vs_dogs, "_URL", servidor.url)
+        monkeypatch.setitem(cats_vs_dogs.CatsVsDogs.url_infos, servidor.url, da_vez)
+        for _ in range(2):
+            assert len(dados.lista(origem.abre("cats_vs_dogs", tmp_path / "tfds"))) == 24
+    assert servidor.pedidos == ["GET", "GET"], "a sonda e o download"
+    assert not [*tmp_path.glob("tfds/downloads/f.zip*")]
+
+
+def test_o_que_a_pessoa_passou_e_nao_se_usou_e_dito(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(faz_pasta(tmp_path / "amostra").parent)
+    origem.abre("amostra", tmp_path / "tfds", "f.zip")
+    dito = capsys.readouterr().out
+    assert f"não usei DATA_DIR = {tmp_path}/tfds" in dito and "não usei ARQUIVO_ZIP = f.zip" in dito
+    assert 'não li a pasta amostra; se é ela que você quer, DATASET = "./amostra"' in dito
+    origem.abre("./amostra", tmp_path / "tfds")
+    assert "li amostra/: 11 gatos, 11 lobos" in capsys.readouterr().out
 
 
 def test_o_que_ja_esta_preparado_e_usado_e_restos_de_um_preparo_morto_nao(tmp_path, capsys):

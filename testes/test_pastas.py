@@ -38,6 +38,9 @@ ENTENDIDAS = {  # os lugares das fotos: as duas classes, e quantas fotos ficam s
     "maca maca/a. maca/b. maca/cat. uva uva/a. uva/b. uva/dog.": ("maca uva", 0),
     "doente/2023 doente/2024 saudavel/2023 saudavel/2024": ("doente saudavel", 0),
     "rosas/rosas rosas/tulipas": ("rosas tulipas", 0),
+    "rosas/jardim tulipas/praca": ("rosas tulipas", 0),
+    "persa/cat. siames/cat.": ("persa siames", 0),
+    "gatos/cat. gatos/dog.": ("cat dog", 0),
     "x/treino/rosas x/teste/rosas x/treino/tulipas x/teste .": ("rosas tulipas", 6),
     f"{unicodedata.normalize('NFD', 'treino/cães')} teste/cães teste/lobos": ("cães lobos", 0),
 }
@@ -59,7 +62,7 @@ def test_as_duas_classes_sao_achadas_onde_estiverem(lugares):
         ("train/rosas train/lirios test/tulipas", "3 classes"),
         ("um/rosas um/lirios dois/rosas dois/lirios", "classes são dois e um ou lirios e rosas"),
         ("a/rosas a/lirios b/rosas b/lirios c/lirios", "não sei se as classes são a e b e c"),
-        ("cats_train cats_test1", "não duas classes"),
+        ("cats_train cats_test1", "não duas classes: são"),
         ("valid invalid", r"não duas classes \(tomei valid por"),
         ("train test1", "há 6 fotos em .*não duas classes.*cat.1.jpg"),
         ("cat.", "se essa pasta é uma das classes, aponte para a que a contém, /alto."),
@@ -77,6 +80,7 @@ def test_da_pasta_saem_os_arquivos_da_pessoa_e_nao_os_do_sistema(tmp_path, monke
         (tmp_path / nome).parent.mkdir(exist_ok=True)
         (tmp_path / nome).touch()
     (tmp_path / "a/volta").symlink_to(tmp_path)
+    (tmp_path / "a/de_novo").symlink_to(tmp_path / "a")
     assert sorted(visiveis(tmp_path)) == ["a/z.png", "b.png"]
 
     def proibida(pasta):
