@@ -134,9 +134,9 @@ class Painel:
         fora = self.suspeitas["arquivo"].isin(marcas[FORA])
         ficam = self.suspeitas["conjunto"][fora].isin(["validação", "teste"])
         self.conta.value = html.escape(
-            f"Página {self.pagina + 1} das {len(self.suspeitas)} fotos em dúvida: {certas.sum()} "
-            f"certas, {fora.sum()} para tirar do treino ({ficam.sum()} são da validação ou do "
-            f"teste, e ficam). Cada clique já está em {self.arquivo}, para a próxima execução."
+            f"Página {self.pagina + 1}; fotos em dúvida, {len(self.suspeitas)}: com o rótulo certo, "
+            f"{certas.sum()}; para tirar do treino, {fora.sum()} (da validação ou do teste, que "
+            f"ficam: {ficam.sum()}). Cada clique já está em {self.arquivo}, para a próxima execução."
         )
 
 

@@ -162,7 +162,7 @@ def test_seis_fotos_marcadas_saem_do_treino_depois_de_reiniciado_o_kernel(pagina
     do_treino = cartoes.filter(has_text="treino;")
     for i in range(6):
         do_treino.get_by_role("button", name="tirar do treino").nth(i).click()
-    expect(em_duvida).to_contain_text("6 para tirar do treino (0 são")
+    expect(em_duvida).to_contain_text("para tirar do treino, 6 (da")
     grava_tela("sessao_visualizacao.png", em_duvida.screenshot())
     escolhe(pagina, "Kernel", "Restart Kernel and Run All Cells…")
     pagina.locator(".jp-Dialog .jp-mod-accept").click()

@@ -54,7 +54,7 @@ def test_cada_clique_esta_no_disco_e_a_proxima_execucao_o_le(tmp_path, capsys):
     assert fora.nonzero()[0].tolist() == [0] and "1 foto de" in capsys.readouterr().out
     de_novo = abre(tmp_path)
     assert marcadas(de_novo)[:3] == ["tirar do treino", "o rótulo está certo", "não sei"]
-    assert "1 certas, 1 para tirar" in de_novo.conta.value
+    assert "com o rótulo certo, 1; para tirar do treino, 1 (" in de_novo.conta.value
 
 
 def test_o_painel_abre_onde_se_parou_e_diz_o_que_nao_muda(tmp_path):
@@ -64,13 +64,13 @@ def test_o_painel_abre_onde_se_parou_e_diz_o_que_nao_muda(tmp_path):
     for i in range(12):
         clica(painel, i, "o rótulo está certo")
     painel = abre(tmp_path)
-    assert "Página 2" in painel.conta.value and "12 certas" in painel.conta.value
+    assert "Página 2" in painel.conta.value and "rótulo certo, 12;" in painel.conta.value
     painel.segue.click()
     assert painel.segue.disabled and len(painel.grade.children) == 1
     [[_, legenda, _]] = [cartao.children for cartao in painel.grade.children]
     assert "modelo: cachorro (98%)" in legenda.value and "cópia de gatos/vovó 0" in legenda.value
     clica(painel, 0, "tirar do treino")
-    assert "1 para tirar do treino (1 são" in painel.conta.value
+    assert "para tirar do treino, 1 (da validação ou do teste, que ficam: 1)" in painel.conta.value
     painel.volta.click()
     assert len(painel.grade.children) == 12
 
