@@ -134,9 +134,10 @@ class Painel:
         fora = self.suspeitas["arquivo"].isin(marcas[FORA])
         ficam = self.suspeitas["conjunto"][fora].isin(["validação", "teste"])
         self.conta.value = html.escape(
-            f"Página {self.pagina + 1}; fotos em dúvida, {len(self.suspeitas)}: com o rótulo certo, "
-            f"{certas.sum()}; para tirar do treino, {fora.sum()} (da validação ou do teste, que "
-            f"ficam: {ficam.sum()}). Cada clique já está em {self.arquivo}, para a próxima execução."
+            f"Página {self.pagina + 1}. Fotos em dúvida: {len(self.suspeitas)}; com o rótulo "
+            f"certo, {certas.sum()}; para tirar do treino, {fora.sum()} (da validação ou do teste, "
+            f"que ficam: {ficam.sum()}). Cada clique já está em {self.arquivo}, para a próxima "
+            "execução."
         )
 
 
