@@ -143,8 +143,6 @@ def lista(builder: Builder, n: int | None = None) -> pd.DataFrame:
                 linhas.append((nome.decode(), int(rotulo), resumo.hexdigest()))
     except tf.errors.OpError as erro:
         raise danificado(builder, erro) from erro
-    if len(linhas) < n:
-        raise danificado(builder)
     tabela = pd.DataFrame(linhas, columns=["arquivo", "rotulo", "sha256"])
     de_cada = [int((tabela["rotulo"] == classe).sum()) for classe in (0, 1)]
     if n < MINIMO_DE_FOTOS or min(de_cada) < MINIMO_POR_CLASSE:
@@ -155,15 +153,17 @@ def lista(builder: Builder, n: int | None = None) -> pd.DataFrame:
     return tabela
 
 
-def danificado(builder: Builder, erro: Exception | None = None) -> ErroClaro:
-    """A frase de quem não leu as fotos até o fim; só o que está estragado se manda apagar.
-
-    erro: o do TensorFlow, ou None se as fotos acabaram antes da conta.
-    """
+def danificado(builder: Builder, erro: tf.errors.OpError) -> ErroClaro:
+    """A frase de quem não leu as fotos até o fim; só o que está estragado se manda apagar."""
     onde = pathlib.Path(builder.data_path)
-    estragos = tf.errors.DataLossError, tf.errors.NotFoundError, tf.errors.OutOfRangeError
-    outro = isinstance(erro, tf.errors.OpError) and not isinstance(erro, estragos)
-    if outro and "jpeg" not in erro.message.lower():  # a permissão, a memória, a rede, o leitor
+    estragos = (
+        tf.errors.DataLossError,
+        tf.errors.NotFoundError,
+        tf.errors.OutOfRangeError,
+        tf.errors.FailedPreconditionError,  # menos fotos do que o TFDS anotou
+    )
+    estragado = isinstance(erro, estragos) or "jpeg" in erro.message.lower()
+    if not estragado:  # é a permissão, a memória, a rede, o leitor
         causa = f"{type(erro).__name__}: {erro.message.splitlines()[0][-200:]}"
         return ErroClaro(
             f"não consegui ler as fotos de {onde} ({causa}). Os arquivos podem estar bons: confira "

@@ -198,6 +198,8 @@ RUINS = {
     "falha com os gatos": lambda lidas: lidas.map(
         lambda img, y: (tf.ensure_shape(img[: tf.cast(1 + 223 * y, tf.int32)], (224, 224, 3)), y)
     ),
+    "dá um dict": lambda lidas: lidas.map(lambda img, y: {"foto": img, "rotulo": y}),
+    "dá três coisas": lambda lidas: lidas.map(lambda img, y: (img, y, y)),
     "dá inteiros": lambda lidas: lidas.map(lambda img, y: (tf.cast(img, tf.uint8), y)),
 }
 

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import pathlib
 import shutil
 
 import numpy as np
@@ -113,6 +114,10 @@ def test_dataset_danificado_cortado_ou_pequeno_e_recusado(amostra, tmp_path, mon
         arquivo.write_bytes(arquivo.read_bytes().replace(de, para, 1))
         with pytest.raises(ErroClaro, match="Apague essa pasta"):
             dados.lista(builder)
+    info = pathlib.Path(reparte(amostra, tmp_path / "2", [0, 40]).data_path) / "dataset_info.json"
+    info.write_text(info.read_text().replace("[40]", "[41]"))  # cortado no fim de um registro
+    with pytest.raises(ErroClaro, match="Apague essa pasta"):
+        dados.lista(tfds.builder_from_directory(info.parent))
     for n, dito in {1: "fotos lidas: 1, ", 19: "fotos lidas: 19, .* pelo menos 20"}.items():
         with pytest.raises(ErroClaro, match=dito):
             dados.lista(amostra, n)

@@ -34,6 +34,7 @@ def faz_zip(caminho, mais=(), classes=("Cat", "Dog")):
             comum = "/105." not in nome
             z.writestr(nome, conteudo, zipfile.ZIP_DEFLATED if comum else zipfile.ZIP_LZMA)
             z.filelist[-1].flag_bits |= "/104." in nome  # esta, com senha
+            z.filelist[-1].CRC ^= "/106." in nome  # e esta, com a soma errada
     return caminho
 
 
@@ -144,7 +145,12 @@ def test_o_que_nao_serve_e_recusado_e_nao_deixa_dataset_pela_metade(
     "numero, conselho",
     [(errno.ENOSPC, "Libere espaço"), (errno.EACCES, "Acerte a permissão"), (errno.EIO, "Confira")],
 )
-def test_do_que_o_tfds_nao_grava_o_conselho_e_pela_causa(tmp_path, monkeypatch, numero, conselho):
+def test_do_que_nao_se_grava_nem_se_le_o_conselho_e_pela_causa(
+    tmp_path, monkeypatch, numero, conselho
+):
+    def nao_le(pasta):
+        raise OSError(numero, os.strerror(numero), str(pasta))
+
     def falha(*_, **__):
         raise RuntimeError(f"{tmp_path}/x.tfrecord; {os.strerror(numero)}")
 
@@ -152,6 +158,9 @@ def test_do_que_o_tfds_nao_grava_o_conselho_e_pela_causa(tmp_path, monkeypatch, 
     dito = re.escape(f"({os.strerror(numero)}). {conselho}")
     with pytest.raises(ErroClaro, match=f"não consegui gravar em .* {dito}.* ou mude DATA_DIR"):
         origem.abre("cats_vs_dogs", tmp_path / "tfds", faz_zip(tmp_path / "f.zip"))
+    monkeypatch.setattr(tfds, "builder_from_directory", nao_le)
+    with pytest.raises(ErroClaro, match=f"não consegui ler .*amostra.* {dito} ou aponte"):
+        origem.abre("amostra")
 
 
 def test_o_zip_da_o_mesmo_que_o_builder_do_tfds_e_tfds_load_o_serve(tmp_path, capsys):
@@ -182,13 +191,14 @@ RUINS = {  # (conteúdo, motivo)
     "Dog/12": (jpeg(1), "o nome se repete"),
     "Dog/104": (jpeg(1), "tem senha"),
     "Dog/105": (jpeg(1), "a compressão é incomum"),
+    "Dog/106": (jpeg(1), "está danificada"),
 }
 
 
 def test_foto_ruim_do_zip_fica_de_fora_e_e_dita(tmp_path, capfd):
     """E o que está fora do lugar nem é olhado; e o libjpeg, de uma que abre bem, não diz nada."""
     fora = [("../../PetImages/Cat/7.jpg", jpeg(2)), ("LEIAME.txt", b"oi")]
-    fora += [("PetImages/Cat/106.jpg", jpeg(106)[:-2] + bytes(99) + b"\xff\xd9")]
+    fora += [("PetImages/Cat/110.jpg", jpeg(106)[:-2] + bytes(99) + b"\xff\xd9")]
     for metade in (list(RUINS)[:3], list(RUINS)[3:]):  # só se dizem as cinco primeiras
         ruins = [(f"PetImages/{nome}.jpg", RUINS[nome][0]) for nome in metade]
         arquivo = faz_zip(tmp_path / "f.zip", [*ruins, *fora])
