@@ -159,7 +159,7 @@ def test_do_que_nao_se_grava_nem_se_le_o_conselho_e_pela_causa(
     with pytest.raises(ErroClaro, match=f"não consegui gravar em .* {dito}.* ou mude DATA_DIR"):
         origem.abre("cats_vs_dogs", tmp_path / "tfds", faz_zip(tmp_path / "f.zip"))
     monkeypatch.setattr(tfds, "builder_from_directory", nao_le)
-    with pytest.raises(ErroClaro, match=f"não consegui ler .*amostra.* {dito} ou aponte"):
+    with pytest.raises(ErroClaro, match=f"não consegui ler .*amostra.* {dito}.* ou aponte"):
         origem.abre("amostra")
 
 
