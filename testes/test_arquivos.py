@@ -74,6 +74,13 @@ def test_nenhum_bit_trocado_da_outros_arrays(guardado):
     assert passaram < len(inteiro) / 9, "só os campos do zip de que ninguém precisa"
 
 
+def test_um_array_que_o_cabecalho_encurta_nao_serve(guardado):
+    """O NumPy leria só o começo dele, e nem chegaria à soma que acusa o estrago."""
+    arquivos.guarda_arrays(guardado, "certo", a=np.zeros(9000))
+    guardado.write_bytes(guardado.read_bytes().replace(b"(9000,)", b"(1000,)"))
+    assert np.load(guardado)["a"].shape == (1000,) and arquivos.le_arrays(guardado, "certo") is None
+
+
 class Malicioso:
     """Um objeto que, lido de um pickle, deixaria um arquivo na pasta."""
 

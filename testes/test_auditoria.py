@@ -131,6 +131,13 @@ def test_uma_linha_com_campos_a_mais_ou_a_menos_ainda_nomeia_a_foto(texto, tmp_p
     assert capsys.readouterr().out.count("\n") == 1, "nenhuma linha perdida"
 
 
+def test_de_duas_fotos_que_so_diferem_na_caixa_sai_a_que_o_csv_nomeia(tmp_path):
+    (tmp_path / "f.csv").write_text("arquivo\nCat/1.JPG\n")
+    fotos = pd.DataFrame({"arquivo": ["Cat/1.JPG", "Cat/1.jpg", "Cat/2.jpg"], "rotulo": 0})
+    fora = auditoria.fora_do_treino(fotos.assign(conjunto="treino"), tmp_path / "f.csv")
+    assert fora.tolist() == [True, False, False]
+
+
 def test_csv_que_nao_serve_e_recusado_numa_frase_e_sem_csv_fica_tudo(tmp_path, capsys):
     fotos = tabela(np.arange(4) % 2)
     assert not auditoria.fora_do_treino(fotos, None).any() and capsys.readouterr().out == ""
