@@ -107,7 +107,6 @@ def abre_arquivo(dito: str | os.PathLike, nome: str = "") -> BinaryIO:
 def _decodifica(foto: Any, nome: str) -> tuple[PIL.Image.Image, bool]:
     """A imagem do PIL, já decodificada, e se falta o fim dela; um JPEG grande sai reduzido."""
     if isinstance(foto, PIL.Image.Image):
-        foto.load()
         return foto, False
     if hasattr(foto, "__array__"):
         return _do_array(np.asarray(foto), nome), False
@@ -134,9 +133,7 @@ def _jpeg(foto: BinaryIO) -> tuple[PIL.Image.Image, bool]:
     """O mesmo, de um JPEG; levanta o erro do PIL se falta a metade dele."""
     try:
         return _inteiro(foto), False
-    except OSError as erro:
-        if erro.errno:
-            raise
+    except OSError:
         # O decodificador inventa o que falta. Se o que se põe no fim não muda nada, nada falta.
         foto.seek(0)
         cortado = foto.read()

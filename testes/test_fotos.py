@@ -158,6 +158,7 @@ ORIGENS = {
     "texto, com a extensão errada": lambda p: str(em_disco(p, "foto.jpg", codifica(cena()))),
     "bytes": lambda p: codifica(cena()),
     "arquivo binário": lambda p: io.BytesIO(codifica(cena())),
+    "arquivo já lido até o fim": lambda p: em_disco(p, "f", codifica(cena())).open("ab+"),
     "imagem do PIL": lambda p: cena(),
     "PIL ainda não lida": lambda p: PIL.Image.open(io.BytesIO(codifica(cena()))),
     "array uint8": lambda p: CENA,
@@ -185,6 +186,8 @@ def metade(formato):
 RECUSADAS = {  # o que se dá: o que a frase precisa dizer
     "caminho que não existe": (lambda p: p / "nada.jpg", r"nada\.jpg não existe"),
     "pasta": (lambda p: p, "é uma pasta"),
+    "aparelho": (lambda p: "/dev/null", "/dev/null não é um arquivo comum"),
+    "nome comprido demais": (lambda p: f"{'a' * 300}.jpg", r"não pôde ser lido \(File name too"),
     "arquivo de texto aberto": (lambda p: io.StringIO("oi"), "arquivo binário"),
     "texto com nome de foto": (lambda p: em_disco(p, "t.jpg", b"oi"), r"t\.jpg não é uma foto"),
     "página da internet": (lambda p: b"<!DOCTYPE html><html>404</html>", "não é uma foto"),

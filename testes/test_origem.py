@@ -83,7 +83,7 @@ def test_o_que_a_pessoa_passou_e_nao_se_usou_e_dito(tmp_path, monkeypatch, capsy
     assert f"não usei DATA_DIR = {tmp_path}/tfds" in dito and "não usei ARQUIVO_ZIP = f.zip" in dito
     assert 'não li a pasta amostra; se é ela que você quer, DATASET = "./amostra"' in dito
     origem.abre("./amostra", tmp_path / "tfds")
-    assert "li amostra/: 11 gatos, 11 lobos" in capsys.readouterr().out
+    assert "li amostra/: 11 gatos, 11 lobos, pela pasta\n" in capsys.readouterr().out
 
 
 def test_o_que_ja_esta_preparado_e_usado_e_restos_de_um_preparo_morto_nao(tmp_path, capsys):
@@ -123,6 +123,7 @@ def test_o_que_ja_esta_preparado_e_usado_e_restos_de_um_preparo_morto_nao(tmp_pa
         ("cortado.zip", "tfds", None, "está vazio, incompleto ou danificado: use outra cópia"),
         ("cats_vs_dogs", "tfds", "so_gatos.zip", "não duas classes"),
         ("tres", "tfds", None, "encontrei 3 classes"),
+        (RAIZ / "docs", "tfds", None, r"não há fotos em .*docs\.$"),
         ("poucas", "tfds", None, r"gatos tem só 9 fotos, e são precisas 10\.$"),
     ],
 )
@@ -239,6 +240,7 @@ def test_uma_pasta_vira_dataset_e_muda_com_as_fotos(tmp_path, capsys):
 
 def test_um_zip_qualquer_serve_em_dataset_e_em_arquivo_zip(tmp_path, capsys):
     with zipfile.ZipFile(tmp_path / "colega.zip", "w") as z:
+        z.writestr("train/", b"")
         for i in range(24):
             z.writestr(f"train\\{('cat', 'dog')[i % 2]}.{i}.jpg", jpeg(i))
         for i in range(3):
@@ -246,7 +248,8 @@ def test_um_zip_qualquer_serve_em_dataset_e_em_arquivo_zip(tmp_path, capsys):
     zip_ = f'"{tmp_path / "colega.zip"}"'
     builders = [origem.abre(zip_, tmp_path), origem.abre("cats_vs_dogs", tmp_path, zip_)]
     dito = capsys.readouterr().out
-    frase = "li train/: 12 gatos, 12 cachorros, pelo nome do arquivo; deixei de lado 3 fotos sem"
+    frase = "li train/: 12 gatos, 12 cachorros, pelo nome do arquivo; "
+    frase += "deixei de lado 3 fotos sem classe, de test1\n"
     assert dito.count(frase) == 2 and builders[0].info.name == builders[1].info.name
     for builder in builders:
         assert builder.info.splits["train"].num_examples == 24
