@@ -310,6 +310,8 @@ def gerador():
 
 
 class Ritmo(keras.optimizers.schedules.LearningRateSchedule):
+    __module__ = "__main__"  # como numa célula
+
     def __call__(self, passo):
         return 0.1
 
