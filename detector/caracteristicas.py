@@ -9,8 +9,10 @@ import dataclasses
 import inspect
 import itertools
 import pathlib
+import re
 import sys
 import time
+import types
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import keras
@@ -139,19 +141,17 @@ def extrai(
     for tipo in ("vetores", "rotulos", "miniaturas"):
         arrays[tipo] = np.concatenate([prontas[parte][tipo] for parte in partes])
     segundos = time.perf_counter() - inicio if faltam else 0.0
-    prova = dados.prova(leitor)
-    return Caracteristicas(partes, nome, prova, extraidas, segundos, **arrays)
+    return Caracteristicas(partes, nome, dados.prova(leitor), extraidas, segundos, **arrays)
 
 
 def _divide(fotos, leitor, backbone, corte, motor, pasta) -> list[Parte]:
-    """As partes de 500 fotos, cada uma com o nome que resume tudo de que ela depende.
-
-    Do leitor, o código, as constantes que ele usa e o que ele faz com uma foto de prova.
-    """
-    do_leitor = [de_fora(leitor), dados.prova(leitor)]
+    """As partes de 500 fotos, cada uma com o nome que resume tudo de que ela depende."""
+    do_leitor = [de_fora(leitor), _grafo(leitor), dados.prova(leitor)]
     with contextlib.suppress(OSError, TypeError):  # definido fora de um arquivo, ou um partial
         do_leitor.append(inspect.getsource(leitor))
-    da_rede = [backbone.name, backbone.get_weights(), corte, motor, motores.versoes(motor)]
+    camadas = str([[type(camada).__name__, camada.get_config()] for camada in backbone.layers])
+    camadas = re.sub(r"_\d+|'trainable': \w+", "", camadas)  # nem o número nem quem treina contam
+    da_rede = [camadas, backbone.get_weights(), corte, motor, motores.versoes(motor)]
     codigo = fontes(backbones, dados, lite, motores, sys.modules[__name__])
     receita = digesto(do_leitor, da_rede, codigo)
     partes = []
@@ -161,6 +161,17 @@ def _divide(fotos, leitor, backbone, corte, motor, pasta) -> list[Parte]:
         arquivo = pasta.absolute() / f"vetores-{digest}-{inicio:06}.npz"
         partes.append(Parte(arquivo, digest, linhas))
     return partes
+
+
+def _grafo(leitor: dados.Leitor) -> list[str]:
+    """As operações que o leitor monta, com as funções e os valores que ele usa de fora."""
+    uma = tf.data.Dataset.from_tensors((tf.zeros((300, 400, 3), tf.uint8), tf.ones((), tf.int64)))
+    builder = types.SimpleNamespace(as_dataset=lambda *_, **__: uma)  # faz as vezes de um do TFDS
+    lidas = tf.data.experimental.to_variant(leitor(builder, "train[0:1]"))
+    grafo = tf.raw_ops.DatasetToGraphV2(input_dataset=lidas, external_state_policy=1)
+    grafo = tf.compat.v1.GraphDef.FromString(grafo.numpy())
+    numeros = re.compile(r'[_:]\d+|s: "\\n.*"')  # dos nomes: são outros a cada vez
+    return sorted(numeros.sub("", str(p)) for p in [*grafo.node, *grafo.library.function])
 
 
 def calcula(

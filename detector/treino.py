@@ -1,9 +1,8 @@
 """Um `fit` que pode parar a qualquer momento: cada época fica guardada, e o treino segue da última.
 
-Quem decide se uma época guardada serve é tudo o que o `fit` recebeu: o modelo (camadas, pesos,
-otimizador, perda), os dados, os pesos das classes e das fotos, a ordem, os callbacks. Mudou um, o
-treino recomeça; só o número de épocas pode ser outro. Onde uma mudança não se perceberia (uma
-função ou uma camada da pessoa), o treino não fica guardado.
+Uma época guardada só serve ao mesmo `fit`: mudou o modelo (camadas, pesos, otimizador, perda), um
+dado, o peso de uma classe ou foto, a ordem ou um callback, o treino recomeça; só o número de épocas
+pode ser outro. Onde uma mudança não se perceberia (como numa função da pessoa), nada fica guardado.
 """
 
 import inspect
@@ -27,11 +26,8 @@ class NaoSeGuardaError(Exception):
 class Retoma:
     """O mesmo modelo, com um `fit` que guarda cada época em `pasta` e continua da última.
 
-    modelo: já compilado. Um treino interrompido, mesmo por um kill -9, termina com os pesos que
-    teria sem a interrupção, desde que os dados venham sempre na mesma ordem (`shuffle=False`). Um
-    Ctrl-C deixa o modelo como estava antes do `fit`: rodar a célula de novo continua o treino. O
-    BackupAndRestore do Keras não basta: não vê os argumentos do `fit`, nem conta ao EarlyStopping
-    o que aconteceu antes.
+    modelo: já compilado. Um treino interrompido, mesmo por um kill -9, acaba com os pesos que teria
+    sem a interrupção. Um Ctrl-C deixa o modelo como estava: basta rodar a célula de novo.
     """
 
     def __init__(self, modelo: keras.Model, pasta: pathlib.Path):
@@ -62,6 +58,9 @@ class Retoma:
         pedido["callbacks"] = [*callbacks, guarda]
         antes = guarda.estado()
         try:
+            if feitas and any(getattr(callback, "mode", "") == "auto" for callback in callbacks):
+                # Só depois de um lote o Keras sabe se a medida vigiada deve subir ou descer.
+                self.modelo.evaluate(pedido["x"], pedido["y"], steps=1, verbose=0)
             return self.modelo.fit(**pedido)
         except BaseException:
             guarda.poe(antes)
@@ -75,15 +74,15 @@ class _Guarda(keras.callbacks.Callback):
 
     def __init__(self, modelo: keras.Model, pasta: pathlib.Path, nome: str, outros: list):
         super().__init__()
-        self.variaveis = [*modelo.variables, *modelo.optimizer.variables]
+        variaveis = [*modelo.variables, *modelo.optimizer.variables]
+        self.variaveis = {f"variavel{i}": variavel for i, variavel in enumerate(variaveis)}
         self.pasta, self.nome, self.outros = pasta, nome, outros
         self.feitas = []  # o que aconteceu em cada época guardada
 
     def procura(self, inicio: int, fim: int) -> list[dict]:
         """As épocas guardadas, da primeira à última que não falta."""
         for epoca in range(inicio, fim):
-            arrays = le_arrays(*self._arquivo(epoca))
-            if arrays is None:
+            if (arrays := le_arrays(*self._arquivo(epoca))) is None:
                 break
             self.feitas.append(json.loads(str(arrays["historia"])))
         return self.feitas
@@ -92,27 +91,25 @@ class _Guarda(keras.callbacks.Callback):
         """Repete cada época, com os pesos dela: o EarlyStopping fica sabendo qual foi a melhor."""
         for feita in self.feitas:
             arrays = le_arrays(*self._arquivo(feita["epoca"]))
-            estado = [arrays[f"variavel{i}"] for i in range(len(self.variaveis))]
             for callback in self.outros:
                 callback.on_epoch_begin(feita["epoca"])
-            self.poe(estado)
+            self.poe(arrays)
             for callback in self.outros:
                 callback.on_epoch_end(feita["epoca"], dict(feita["logs"]))
-            self.poe(estado)  # um callback, como o que muda a taxa, já está contado nele
+            self.poe(arrays)  # um callback, como o que muda a taxa, já está contado nele
 
     def on_epoch_end(self, epoch, logs=None):
-        medidas = {nome: float(valor) for nome, valor in logs.items()}
+        medidas = {nome: np.asarray(valor).tolist() for nome, valor in logs.items()}
         historia = {"epoca": epoch, "logs": medidas, "parou": bool(self.model.stop_training)}
-        arrays = {f"variavel{i}": valor for i, valor in enumerate(self.estado())}
-        guarda_arrays(*self._arquivo(epoch), historia=json.dumps(historia), **arrays)
+        guarda_arrays(*self._arquivo(epoch), historia=json.dumps(historia), **self.estado())
 
-    def estado(self) -> list[np.ndarray]:
+    def estado(self) -> dict[str, np.ndarray]:
         """Os pesos e o otimizador, como estão agora."""
-        return [variavel.numpy() for variavel in self.variaveis]
+        return {nome: variavel.numpy() for nome, variavel in self.variaveis.items()}
 
-    def poe(self, estado: list[np.ndarray]) -> None:
-        for variavel, valor in zip(self.variaveis, estado, strict=True):
-            variavel.assign(valor)
+    def poe(self, estado: dict[str, np.ndarray]) -> None:
+        for nome, variavel in self.variaveis.items():
+            variavel.assign(estado[nome])
 
     def _arquivo(self, epoca: int) -> tuple[pathlib.Path, str]:
         return self.pasta / f"{self.nome}-{epoca:03}.npz", f"{self.nome} {epoca}"
@@ -127,9 +124,10 @@ def _nome(modelo: keras.Model, pedido: dict) -> str:
     modelo.optimizer.build(modelo.trainable_variables)
     resto = {nome: valor for nome, valor in pedido.items() if nome not in ("epochs", "verbose")}
     valores = [v.numpy() for v in (*modelo.variables, *modelo.optimizer.variables)]
+    semente = tf.compat.v1.get_seed(0) if pedido["shuffle"] else None  # a ordem vem dela
     versoes = [keras.__version__, tf.__version__, *fontes(sys.modules[__name__])]
     nome = re.sub(r"\W", "_", _sem_numero(modelo.name))
-    return f"{nome}-{digesto(_do_modelo(modelo), _descreve(resto), valores, versoes)}"
+    return f"{nome}-{digesto(_do_modelo(modelo), _descreve(resto), valores, semente, versoes)}"
 
 
 def _sem_numero(nome: str) -> str:
@@ -139,30 +137,31 @@ def _sem_numero(nome: str) -> str:
 
 def _do_modelo(modelo: keras.Model) -> list:
     """As camadas e as opções delas, como se ligam, a perda, as medidas e o otimizador."""
-    objetos = [*modelo._flatten_layers(), *keras.tree.flatten(modelo._compile_config.config)]
-    for objeto in [*objetos, *_guardados(objetos)]:
+    opcoes = keras.tree.flatten(modelo._compile_config.config)
+    _so_do_keras([*modelo._flatten_layers(), modelo.optimizer, *opcoes])
+    rede = keras.saving.serialize_keras_object(modelo)
+    compilado = rede.pop("compile_config")
+    del compilado["optimizer"]  # depois do compile, pode ter sido trocado
+    partes = [rede, compilado, keras.saving.serialize_keras_object(modelo.optimizer)]
+    texto, compilado, otimizador = [json.dumps(parte, sort_keys=True) for parte in partes]
+    if re.search(r'"module": (?!"keras\b)|"__lambda__"', texto + compilado + otimizador):
+        raise NaoSeGuardaError("há no modelo código que não é do Keras")
+    de_dentro = getattr(modelo.optimizer, "inner_optimizer", modelo.optimizer)
+    treinam = [v.trainable and de_dentro._use_weight_decay(v) for v in modelo.variables]
+    for i, nome in enumerate(dict.fromkeys(re.findall(r'"name": "(.*?)"', texto))):
+        texto = texto.replace(f'"{nome}"', f'"{_sem_numero(nome)} {i}"')
+    return [texto, compilado, _sem_numero(otimizador), treinam]
+
+
+def _so_do_keras(objetos: list) -> None:
+    """Recusa o que não é do Keras, neles ou no que guardam: de uma camada, a ativação."""
+    valores = [valor for objeto in objetos for valor in getattr(objeto, "__dict__", {}).values()]
+    guardados = [valor for valor in valores if callable(valor) or hasattr(valor, "get_config")]
+    for objeto in [*objetos, *guardados]:
         modulo = getattr(objeto, "__module__", None) or "builtins"
         if modulo.partition(".")[0] not in ("keras", "builtins"):
             nome = getattr(objeto, "__name__", type(objeto).__name__)
             raise NaoSeGuardaError(f"uma mudança em {nome} não se perceberia")
-    try:
-        rede = keras.saving.serialize_keras_object(modelo)
-    except (NotImplementedError, TypeError) as erro:
-        raise NaoSeGuardaError("o Keras não sabe descrever este modelo") from erro
-    compilado = rede.pop("compile_config")
-    compilado["optimizer"]["config"].pop("name")  # "adam_2"
-    texto = json.dumps(rede, sort_keys=True)
-    if re.search(r'"module": "(?!keras\b)|"__lambda__"', texto + json.dumps(compilado)):
-        raise NaoSeGuardaError("há no modelo código que não é do Keras")
-    for i, nome in enumerate(dict.fromkeys(re.findall(r'"name": "(.*?)"', texto))):
-        texto = texto.replace(f'"{nome}"', f'"{_sem_numero(nome)} {i}"')
-    return [texto, compilado]
-
-
-def _guardados(objetos: list) -> list:
-    """As funções e os objetos que eles guardam: de uma camada, a ativação e a regularização."""
-    valores = [valor for objeto in objetos for valor in getattr(objeto, "__dict__", {}).values()]
-    return [valor for valor in valores if callable(valor) or hasattr(valor, "get_config")]
 
 
 def _descreve(valor: Any) -> Any:
@@ -178,7 +177,10 @@ def _descreve(valor: Any) -> Any:
     if hasattr(valor, "__array__") and not np.asarray(valor).dtype.hasobject:
         return np.asarray(valor)  # também os tensores e as tabelas do pandas
     tipo = type(valor)
-    if isinstance(valor, keras.callbacks.Callback) and tipo.__module__.startswith("keras."):
+    if isinstance(valor, keras.callbacks.Callback):
+        _so_do_keras([valor])
+        if tipo is keras.callbacks.SwapEMAWeights:
+            raise NaoSeGuardaError("SwapEMAWeights faz outra coisa na última época")
         opcoes = {nome: getattr(valor, nome, None) for nome in inspect.signature(tipo).parameters}
         return [tipo.__name__, _descreve(opcoes)]
     nome = getattr(valor, "__name__", tipo.__name__)
@@ -189,11 +191,10 @@ def _dos_dados(dados: tf.data.Dataset) -> list[str]:
     """O digest de cada lote, passando por todos uma vez: só assim um `.map` é percebido."""
     if dados.cardinality() == tf.data.INFINITE_CARDINALITY:
         raise NaoSeGuardaError("os dados não têm fim")
-    lotes = [_do_lote(lote) for lote in dados.as_numpy_iterator()]
-    if lotes and _do_lote(next(dados.as_numpy_iterator())) != lotes[0]:
+    todos, de_novo = (
+        [digesto(_descreve(keras.tree.flatten(lote))) for lote in lotes.as_numpy_iterator()]
+        for lotes in (dados, dados.take(10))  # só o primeiro, às vezes, se repete por acaso
+    )
+    if de_novo != todos[:10]:
         raise NaoSeGuardaError("os dados mudam, ou trocam de ordem, a cada passagem")
-    return lotes
-
-
-def _do_lote(lote: Any) -> str:
-    return digesto(_descreve(keras.tree.flatten(lote)))
+    return todos

@@ -30,13 +30,13 @@ def lidas(amostra):
     return np.stack(dados.pega(dados.le, amostra, range(N)))
 
 
-def rede(semente=0):
+def rede(semente=0, media=layers.GlobalAveragePooling2D):
     """Um backbone de brinquedo: em milissegundos, e com tudo o que um de verdade tem."""
     keras.utils.set_random_seed(semente)
     foto = keras.Input((224, 224, 3))
     x = layers.Conv2D(8, 5, 16, activation="relu", name="corte")(foto)
     x = layers.Conv2D(16, 3, activation="relu", name="depois")(x)
-    return keras.Model(foto, layers.GlobalAveragePooling2D(name="media")(x), name="brinquedo")
+    return keras.Model(foto, media(name="media")(x), name="brinquedo")
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +104,19 @@ def test_nada_espera_a_thread_do_ajuste_automatico_do_tf_data(extrai, amostra):
         assert dataset.options().autotune.enabled is False
 
 
+def test_outro_numero_no_nome_ou_quem_treina_nao_refazem_nada(extrai):
+    """O Keras e o TensorFlow numeram o que criam: numa sessão nova, os números são outros."""
+    for treina in (True, False):
+        outra = rede()
+        outra.trainable = treina
+        assert extrai(leitor=dados.le, backbone=outra).extraidas == 0
+    leitor = usa_a([0.5])
+    extrai(leitor=leitor)
+    for _ in range(12):
+        dados.prova(leitor)
+    assert extrai(leitor=leitor).extraidas == 0
+
+
 @pytest.mark.parametrize("estrago", ["apaga", "troca um bit", "põe outra parte no lugar"])
 def test_so_a_parte_que_nao_serve_e_refeita(extrai, estrago):
     antes = extrai()
@@ -145,6 +158,17 @@ def clareia(quanto):
     )
 
 
+def usa_a(lista):
+    """Como `clareia`, mas o valor está numa lista, e quem a usa é uma função que ele chama."""
+    return functools.partial(
+        dados.le, prepara=lambda img, y: clareado(*dados.redimensiona_img(img, y), lista)
+    )
+
+
+def clareado(img, label, lista):
+    return img + lista[0] * (1 - label), label
+
+
 def troca_os_rotulos(builder, fatia):
     return dados.le(builder, fatia).map(lambda img, label: (img, 1 - label))
 
@@ -158,7 +182,9 @@ MUDANCAS = {  # antes, depois
     "o que o leitor traz consigo": ({"leitor": clareia(0)}, {"leitor": clareia(0.5)}),
     "os rótulos que ele dá": ({}, {"leitor": troca_os_rotulos}),
     "a preparação": ({}, {"leitor": functools.partial(dados.le, prepara=preto)}),
+    "uma lista que a preparação usa": ({"leitor": usa_a([0.0])}, {"leitor": usa_a([0.5])}),
     "os pesos": ({}, {"backbone": rede(1)}),
+    "uma camada sem pesos": ({}, {"backbone": rede(media=layers.GlobalMaxPooling2D)}),
     "o corte": ({}, {"corte": "depois"}),
     "o motor": ({}, {"motor": "openvino"}),
 }

@@ -183,9 +183,16 @@ def metade(formato):
     return dados[: len(dados) // 2]
 
 
+def enorme(pasta):
+    with open(pasta / "g.jpg", "wb") as arquivo:
+        arquivo.truncate(1 << 33)
+    return pasta / "g.jpg"
+
+
 RECUSADAS = {  # o que se dá: o que a frase precisa dizer
     "caminho que não existe": (lambda p: p / "nada.jpg", r"nada\.jpg não existe"),
     "pasta": (lambda p: p, "é uma pasta"),
+    "arquivo enorme": (enorme, r"g\.jpg é grande demais para uma foto"),
     "aparelho": (lambda p: "/dev/null", "/dev/null não é um arquivo comum"),
     "nome comprido demais": (lambda p: f"{'a' * 300}.jpg", r"não pôde ser lido \(File name too"),
     "arquivo de texto aberto": (lambda p: io.StringIO("oi"), "arquivo binário"),
@@ -200,6 +207,8 @@ RECUSADAS = {  # o que se dá: o que a frase precisa dizer
     "bomba de 144 megapixels": (lambda p: codifica(PIL.Image.new("1", (12_000, 12_000))), "pixels"),
     "array float em 0–255": (lambda p: CENA.astype("float32"), r"float32 de 0.* em \[0, 1\]"),
     "array em [−1, 1]": (lambda p: CENA / 127.5 - 1, r"float64 de -1.* em \[0, 1\]"),
+    "array de um eixo só": (lambda p: np.zeros(9, "uint8"), r"tem a forma \(9,\)"),
+    "array vazio": (lambda p: CENA[:0], r"tem a forma \(0, "),
     "array com NaN": (lambda p: CENA / 255 * np.nan, "nan"),
     "array int64": (lambda p: CENA.astype("int64"), "int64.* uint8"),
     "um disco que falha": (lambda p: DiscoRuim(codifica(cena())), r"lida \(Input/output error\)"),

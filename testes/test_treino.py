@@ -8,7 +8,14 @@ import pandas as pd
 import pytest
 import tensorflow as tf
 from keras import layers, losses
-from keras.callbacks import CSVLogger, EarlyStopping, LearningRateScheduler, ReduceLROnPlateau
+from keras.callbacks import (
+    CSVLogger,
+    EarlyStopping,
+    LearningRateScheduler,
+    ReduceLROnPlateau,
+    SwapEMAWeights,
+)
+from keras.optimizers import LossScaleOptimizer
 
 from detector import treino
 
@@ -52,7 +59,11 @@ def iguais(um, outro):
     """Diz se dois pares (modelo, história) terminaram no mesmo, bit a bit."""
     (modelo, historia), (outro_modelo, outra) = um, outro
     pesos = map(np.array_equal, modelo.get_weights(), outro_modelo.get_weights())
-    return all(pesos) and historia.history == outra.history and historia.epoch == outra.epoch
+    medidas, outras = (
+        {nome: np.asarray(valores).tolist() for nome, valores in h.history.items()}
+        for h in (historia, outra)
+    )
+    return all(pesos) and medidas == outras and historia.epoch == outra.epoch
 
 
 def em_lotes(faz=lambda x, y: (x, y), tamanho=16):
@@ -85,6 +96,29 @@ def compilada_dentro():
     return keras.Sequential([keras.Input((8,)), layers.Dense(8), cabeca])
 
 
+def semeia(n):
+    keras.utils.set_random_seed(n)
+    return {}
+
+
+def com_outro_otimizador(nesterov):
+    modelo = cria(optimizer=keras.optimizers.SGD(momentum=0.9))
+    modelo.optimizer = keras.optimizers.SGD(momentum=0.9, nesterov=nesterov)
+    return {"modelo": modelo}
+
+
+def sem_decaimento(nomes):
+    otimizador = keras.optimizers.AdamW(weight_decay=0.1)
+    otimizador.exclude_from_weight_decay(var_names=nomes)
+    return otimizador
+
+
+def com_o_vies(treina):
+    modelo = em_fila()
+    modelo.layers[-1].bias.trainable = treina
+    return modelo
+
+
 MUDANCAS = {  # o que muda de n = 1 para n = 2
     "class_weight": lambda n: {"class_weight": {0: 1.0, 1: n}},
     "sample_weight": lambda n: {"sample_weight": np.linspace(0, n, 48)},
@@ -106,6 +140,10 @@ MUDANCAS = {  # o que muda de n = 1 para n = 2
     "os primeiros pesos": lambda n: no(semente=n),
     "a taxa": lambda n: no(taxa=0.1 / n),
     "o otimizador": lambda n: no(optimizer=["adam", "sgd"][n - 1]),
+    "a semente do shuffle": lambda n: no() | semeia(n) | {"shuffle": True},
+    "o otimizador, depois do compile": lambda n: com_outro_otimizador(n == 2),
+    "quem perde peso": lambda n: no(optimizer=sem_decaimento(["bias", "kernel"][:n])),
+    "um peso congelado": lambda n: no(lambda: com_o_vies(n == 1), optimizer="sgd"),
     "a perda": lambda n: no(loss=losses.BinaryCrossentropy(label_smoothing=n / 10)),
     "o nome da medida": lambda n: no(metrics=[keras.metrics.BinaryAccuracy(f"acuracia_{n}")]),
 }
@@ -130,6 +168,10 @@ IGUAIS = {
     "rede com ramos": lambda: no(lambda: ligada(lambda a, b: a + 2 * b)),
     "rede compilada": lambda: no(compilada_dentro),
     "média dos pesos": lambda: no(optimizer=keras.optimizers.SGD(use_ema=True)),
+    "perda escalada": lambda: no(optimizer=LossScaleOptimizer(keras.optimizers.Adam())),
+    "medida vigiada, que sobe": lambda: (
+        no(metrics=["accuracy"]) | com(EarlyStopping("accuracy"), ReduceLROnPlateau("accuracy"))
+    ),
 }
 
 
@@ -139,8 +181,9 @@ def test_o_mesmo_fit_nao_treina_de_novo_e_da_o_que_o_keras_daria(nome, tmp_path)
     feitos, vistos, diario = [], [], tmp_path / "diario.csv"
     for pasta in (None, tmp_path, tmp_path):
         antes = guardadas(tmp_path)
-        callbacks = com(EarlyStopping("loss"), CSVLogger(diario))
-        feitos.append(ajusta(pasta, **IGUAIS[nome]() | callbacks, epochs=2))
+        pedido = IGUAIS[nome]()
+        callbacks = [*pedido.pop("callbacks", []), EarlyStopping("loss"), CSVLogger(diario)]
+        feitos.append(ajusta(pasta, **pedido, callbacks=callbacks, epochs=2))
         vistos.append(diario.read_text())
     assert guardadas(tmp_path) == antes and len(antes) == 2
     assert iguais(feitos[0], feitos[1]) and iguais(feitos[1], feitos[2])
@@ -148,14 +191,17 @@ def test_o_mesmo_fit_nao_treina_de_novo_e_da_o_que_o_keras_daria(nome, tmp_path)
 
 
 def test_mais_epocas_continuam_e_menos_usam_as_primeiras(tmp_path, capsys):
-    ajusta(tmp_path, cria(cheia), epochs=3)
+    def com_um_vetor():  # a medida dá dois números por época
+        return cria(cheia, metrics=[keras.metrics.Precision([0.2, 0.5], name="precisao")])
+
+    ajusta(tmp_path, com_um_vetor(), epochs=3)
     antes = guardadas(tmp_path)
-    mais = ajusta(tmp_path, cria(cheia), epochs=5, verbose=2)
-    assert iguais(mais, ajusta(None, cria(cheia), epochs=5)) and antes < guardadas(tmp_path)
+    mais = ajusta(tmp_path, com_um_vetor(), epochs=5, verbose=2)
+    assert iguais(mais, ajusta(None, com_um_vetor(), epochs=5)) and antes < guardadas(tmp_path)
     dito = capsys.readouterr().out
     assert "Epoch 4/5\n3/3" in dito and "Epoch 3/5" not in dito, "o que o Keras diz das que faltam"
-    menos = ajusta(tmp_path, cria(cheia), epochs=2)
-    assert iguais(menos, ajusta(None, cria(cheia), epochs=2)) and len(guardadas(tmp_path)) == 5
+    menos = ajusta(tmp_path, com_um_vetor(), epochs=2)
+    assert iguais(menos, ajusta(None, com_um_vetor(), epochs=2)) and len(guardadas(tmp_path)) == 5
 
 
 CALLBACKS = {
@@ -263,6 +309,22 @@ def gerador():
         yield X[:16], Y[:16]
 
 
+class Ritmo(keras.optimizers.schedules.LearningRateSchedule):
+    __module__ = "__main__"  # como numa célula
+
+    def __call__(self, passo):
+        return 0.1
+
+    def get_config(self):
+        return {}
+
+
+def para_na_segunda():
+    callback = keras.callbacks.Callback()
+    callback.on_epoch_begin = lambda epoca, logs=None: setattr(callback.model, "stop_training", 1)
+    return callback
+
+
 NAO_FICAM = {
     "um gerador": lambda: de(gerador()),
     "um PyDataset": lambda: de(Lotes()),
@@ -270,6 +332,11 @@ NAO_FICAM = {
     "épocas que continuam a anterior": lambda: de(em_lotes()) | {"steps_per_epoch": 2},
     "uma função que muda a taxa": lambda: com(LearningRateScheduler(lambda e, taxa: taxa / 2)),
     "um callback da pessoa": lambda: com(type("Anota", (keras.callbacks.Callback,), {})()),
+    "um callback com um método trocado": lambda: com(para_na_segunda()),
+    "quem faz outra coisa na última época": lambda: (
+        no(optimizer=keras.optimizers.SGD(use_ema=True)) | com(SwapEMAWeights(swap_on_epoch=True))
+    ),
+    "um ritmo da pessoa": lambda: no(optimizer=LossScaleOptimizer(keras.optimizers.Adam(Ritmo()))),
     "uma perda da pessoa": lambda: no(loss=perda),
     "a perda do Keras, mudada": lambda: no(loss=Perda()),
     "uma medida da pessoa": lambda: no(metrics=[keras.metrics.MeanMetricWrapper(perda, "dela")]),
