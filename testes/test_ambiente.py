@@ -61,6 +61,14 @@ def test_o_que_nao_serve_e_recusado_em_uma_frase(nome, valor, conselho):
     assert dito.startswith(f"{nome} = {valor!r}: {conselho}") and "\n" not in dito
 
 
+def test_quem_quer_exportar_fica_sabendo_antes_o_que_instalar(monkeypatch):
+    confere = detector.confere_parametros
+    monkeypatch.setattr("importlib.util.find_spec", lambda nome: None)
+    confere({"EXPORTAR": False})
+    with pytest.raises(detector.ErroClaro, match="instale antes: python -m pip install tf2onnx"):
+        confere({"EXPORTAR": True})
+
+
 PREPARA_DUAS_VEZES = """
 import os, signal, sys, threading, detector
 assert 'tensorflow' not in sys.modules and 'numpy' not in sys.modules
@@ -100,12 +108,18 @@ SEM_TENSORFLOW = "import sys; sys.modules['tensorflow'] = None"
 SEM_DLL = (
     "raise ImportError('Traceback…\\n  File…\\nImportError: DLL load failed: libx\\n\\nFailed.')"
 )
+PYTHON_NOVO = f"{SEM_TENSORFLOW}; sys.version_info = (3, 14)"
 IMPEDEM = {  # a frase: o que roda antes, e um arquivo que está na pasta
     "o Keras está usando o openvino. Reinicie o kernel": ("import keras", "x", ""),
     "falta o pacote tensorflow. No terminal: python -m pip": (SEM_TENSORFLOW, "x", ""),
     "o processador não tem AVX, ou a máquina ": (SEM_AVX, "cpuinfo", "flags\t\t: fpu sse4_2"),
     "keras.py tem o nome de uma biblioteca": ("", "keras.py", "print('a lição da aula 3')"),
-    "mas não carrega (ImportError: DLL load": ("", "lib/tensorflow/__init__.py", SEM_DLL),
+    "é preciso Python de 3.10 a 3.13, de 64 bits": (PYTHON_NOVO, "x", ""),
+    "(ImportError: DLL load failed: libx). Instale o Microsoft": (
+        "",
+        "lib/tensorflow/__init__.py",
+        SEM_DLL,
+    ),
 }
 
 
