@@ -94,7 +94,7 @@ def pagina(chromium, servidor, pasta):
     with sync_playwright() as playwright:
         opcoes = ["--no-proxy-server", "--no-sandbox"]
         navegador = playwright.chromium.launch(executable_path=chromium, args=opcoes)
-        pagina = navegador.new_page(viewport={"width": 1100, "height": 900})
+        pagina = navegador.new_page(viewport={"width": 1100, "height": 1500})
         pagina.goto(endereco, timeout=3 * MINUTO)
         ocioso = pagina.get_by_text(re.compile(r"^Python 3.* \| Idle$"))
         expect(ocioso).to_be_visible(timeout=3 * MINUTO)
