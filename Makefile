@@ -48,8 +48,9 @@ desempenho: $(VENV)/pronto  ## refaz docs/desempenho.md (DADOS="pasta pasta_maio
 formata: $(VENV)/pronto-testes  ## arruma o estilo do código
 	$(PY) -m ruff check --fix && $(PY) -m ruff format
 
+D = ????????????# o resumo que há no nome do que foi guardado
 limpar-cache:  ## apaga de modelos/ o que se pode refazer; o modelo fica
-	cd modelos && rm -rf vetores-* motor-* cabeca-* ajuste-* .incompleto-* .nova-* *.dados figuras
+	cd modelos && rm -rf motor-$(D).npz vetores-$(D)-*.npz *-$(D)-???.npz *.dados .incompleto-* .nova-*
 
 limpar:  ## apaga os ambientes
 	rm -rf .venv .venv-*

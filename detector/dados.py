@@ -64,16 +64,21 @@ def decodifica(codificada: tf.Tensor, feature: tfds.features.Image) -> tf.Tensor
     return tf.io.decode_jpeg(codificada, channels=3, dct_method="INTEGER_ACCURATE")
 
 
+def na_prova(leitor: Leitor) -> tf.data.Dataset:
+    """O que `leitor` entrega de um dataset de uma foto só, sempre igual: 300×400, de chuvisco."""
+    acaso = np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype="uint8")
+    uma = tf.data.Dataset.from_tensors((tf.constant(acaso), tf.constant(1, tf.int64)))
+    builder = types.SimpleNamespace(as_dataset=lambda *_, **__: uma)  # faz as vezes de um do TFDS
+    return leitor(builder, "train[0:1]")
+
+
 def prova(leitor: Leitor) -> np.ndarray:
     """O que `leitor` faz com uma foto sempre igual: float32 (14, 14, 3), e o rótulo no fim.
 
     Diz, em qualquer máquina, se um modelo foi treinado com este leitor ou com outro. Devolve
     float32 (589,). Levanta ErroClaro se o que ele lê não são pares de foto 224×224 e rótulo.
     """
-    acaso = np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype="uint8")
-    uma = tf.data.Dataset.from_tensors((tf.constant(acaso), tf.constant(1, tf.int64)))
-    builder = types.SimpleNamespace(as_dataset=lambda *_, **__: uma)  # faz as vezes de um do TFDS
-    lidos = list(leitor(builder, "train[0:1]").take(2).as_numpy_iterator())
+    lidos = list(na_prova(leitor).take(2).as_numpy_iterator())
     um_par = len(lidos) == 1 and isinstance(lidos[0], tuple) and len(lidos[0]) == 2
     foto, rotulo = lidos[0] if um_par else (np.zeros(0), 0)
     if foto.shape != (LADO, LADO, 3) or foto.dtype.kind != "f" or np.size(rotulo) != 1:

@@ -85,3 +85,15 @@ def test_sem_o_uv_instala_com_o_pip_e_diz(projeto):
         "O uv não serviu aqui: instalo com o pip, em alguns minutos.\n",
     )
     assert (projeto / ".venv/pronto").exists()
+
+
+def test_limpar_cache_apaga_o_que_se_refaz_e_nada_que_seja_da_pessoa(projeto):
+    resumo, modelos = "0123456789ab", projeto / "modelos"
+    (modelos / ".nova-7").mkdir(parents=True)
+    saem = [f"motor-{resumo}.npz", f"vetores-{resumo}-000500.npz", f"meu_treino-{resumo}-003.npz"]
+    saem += [".incompleto-7-x", "topo-antigo.dados"]
+    ficam = {"classificador.npz", "fotos_fora.csv", "vetores-meus.npz", "ajuste-fino.odt"}
+    for nome in (*saem, *ficam):
+        (modelos / nome).touch()
+    assert make(projeto, {"python3": (3, 11)}, "limpar-cache")[0] == 0
+    assert {arquivo.name for arquivo in modelos.iterdir()} == ficam
