@@ -176,8 +176,8 @@ def calcula(
 ) -> Iterator[Parte]:
     """Passa as fotos das partes pelo motor e gera cada parte assim que ela está guardada.
 
-    Levanta ErroClaro se o dataset está danificado, se os mapas não cabem em float16 ou se não se
-    pode gravar.
+    Levanta ErroClaro se o dataset está danificado, se o motor perde uma foto, se os mapas não cabem
+    em float16 ou se não se pode gravar.
     """
     saidas = roda(dados.com_miniaturas(leitor, builder, [parte.linhas for parte in partes]))
     for parte in partes:
@@ -185,6 +185,8 @@ def calcula(
             lidas = list(itertools.islice(saidas, len(parte.linhas)))
         except tf.errors.OpError as erro:
             raise dados.danificado(builder, erro) from erro
+        if len(lidas) < len(parte.linhas):
+            raise ErroClaro("o motor perdeu fotos: rode de novo ou, se isso se repete, mude MOTOR.")
         mapas, vetores, rotulos, miniaturas = map(np.stack, zip(*lidas, strict=True))
         arrays = {"vetores": vetores, "rotulos": rotulos, "miniaturas": miniaturas}
         if not np.array_equal(mapas, vetores):

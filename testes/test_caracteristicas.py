@@ -3,6 +3,7 @@
 import functools
 import importlib
 import inspect
+import itertools
 import shutil
 
 import keras
@@ -251,6 +252,19 @@ def test_dataset_danificado_e_dito_e_o_que_estava_pronto_fica(
         extrai(builder=tfds.builder_from_directory(copia), **novos)
     if motor == "keras":  # o OpenVINO tem muitas fotos em andamento quando o estrago aparece
         assert extrai(**novos).extraidas < N
+
+
+def test_um_motor_que_perde_uma_foto_nao_guarda_a_parte_dela(extrai, monkeypatch, tmp_path):
+    monta = motores.monta
+
+    def perde(*pedido):
+        roda = monta(*pedido)
+        return lambda fotos: itertools.islice(roda(fotos), N - 1)
+
+    monkeypatch.setattr(motores, "monta", perde)
+    with pytest.raises(ErroClaro, match="o motor perdeu fotos: rode de novo"):
+        extrai(pasta=tmp_path / "outra")
+    assert len([*tmp_path.glob("outra/vetores-*")]) == N / POR_PARTE - 1
 
 
 def test_o_motor_que_falha_da_lugar_ao_seguinte_e_nao_ao_mais_lento(extrai, monkeypatch):

@@ -18,8 +18,10 @@ N = 42  # o último pedido ao OpenVINO não fica cheio
 @pytest.fixture(scope="module")
 def fotos(amostra):
     """N vezes (foto preparada, número dela), na ordem."""
-    numeradas = tf.data.Dataset.zip(dados.le(amostra, f"train[:{N}]"), tf.data.Dataset.range(N))
-    return numeradas.map(lambda par, numero: (par[0], numero)).cache()
+    # Na memória, e não num `cache()`: parado no meio, o TensorFlow às vezes o dá por completo.
+    prontas = np.stack(dados.pega(dados.le, amostra, range(N)))
+    numeradas = tf.data.Dataset.from_tensor_slices((prontas, np.arange(N)))
+    return numeradas.with_options(dados.SEM_AJUSTE)
 
 
 def saidas(roda, fotos):
