@@ -73,12 +73,13 @@ def monta(
     try:
         if motor.startswith("openvino"):
             return _no_openvino(rede, motor, pasta, fotos, threads)
+        na_cpu = _contas(rede, "CPU:0")
         if motor == "keras-float32":
-            return _no_keras(rede, "CPU:0")
+            return _no_keras(na_cpu)
         # senão as placas mais novas multiplicam em TF32, de 10 bits
         tf.config.experimental.enable_tensor_float_32_execution(False)
-        roda = _no_keras(rede, "GPU:0")
-        _compara(rede, roda, fotos)
+        roda = _no_keras(_contas(rede, "GPU:0"))
+        _compara(_no_keras(na_cpu), roda, fotos)
         return roda
     except (RuntimeError, ValueError) as erro:
         causa = " ".join(str(erro).split())[:250]
@@ -86,30 +87,32 @@ def monta(
         return None
 
 
-def _compara(rede: keras.Model, roda: Roda, fotos: tf.data.Dataset) -> None:
+def _compara(do_keras: Roda, roda: Roda, fotos: tf.data.Dataset) -> None:
     """Levanta ValueError se o motor não gera os vetores que o Keras gera na CPU."""
-    certos = []
-    with tf.device("CPU:0"):
-        for lote, *_ in fotos.batch(2):  # de duas em duas, para gastar pouca memória
-            certos.extend(rede(lote, training=False)[1].numpy())
-    for a, (_, b, *_) in zip(certos, roda(fotos), strict=True):
+    for (_, a, *_), (_, b, *_) in zip(do_keras(fotos), roda(fotos), strict=True):
         cosseno = a @ b / (np.linalg.norm(a) * np.linalg.norm(b))
         if not cosseno >= COSSENO_MINIMO:
             raise ValueError(f"os vetores não são os do Keras: cosseno {cosseno:.3f}")
 
 
-def _no_keras(rede: keras.Model, aparelho: str) -> Roda:
-    """O próprio Keras, em float32."""
+def _contas(rede: keras.Model, aparelho: str) -> Callable:
+    """O tf.function que, de um lote de fotos, faz as contas da rede nesse aparelho."""
 
     @tf.function(input_signature=[tf.TensorSpec((None, LADO, LADO, 3))])
-    def calcula(lote):
+    def contas(lote):
         with tf.device(aparelho):
             return rede(lote, training=False)
+
+    return contas
+
+
+def _no_keras(contas: Callable) -> Roda:
+    """O próprio Keras, em float32."""
 
     def roda(fotos):
         lotes = fotos.batch(FOTOS_POR_LOTE).prefetch(tf.data.AUTOTUNE)
         for lote, *resto in lotes.as_numpy_iterator():
-            mapas, vetores = calcula(lote)
+            mapas, vetores = contas(lote)
             yield from zip(mapas.numpy(), vetores.numpy(), *resto, strict=True)
 
     return roda
@@ -130,7 +133,8 @@ def _no_openvino(
     digest = digesto(motor, versoes(motor), rede.name, digesto(rede.get_weights()), codigo)
     arquivo = pasta / f"motor-{digest}.npz"
     guardada = le_arrays(arquivo, digest)
-    convertida = guardada or _converte(rede)
+    contas = _contas(rede, "CPU:0")
+    convertida = guardada or _converte(contas)
     ov = _openvino()
     opcoes = {
         "PERFORMANCE_HINT": "THROUGHPUT",
@@ -140,23 +144,22 @@ def _no_openvino(
     lida = ov.Core().read_model(convertida["xml"].tobytes(), ov.Tensor(convertida["pesos"]))
     roda = _em_fila(ov.Core().compile_model(lida, "CPU", opcoes))
     if not guardada:
-        _compara(rede, roda, fotos)
+        _compara(_no_keras(contas), roda, fotos)
         guarda_arrays(arquivo, digest, **convertida)
     return roda
 
 
-def _converte(rede: keras.Model) -> dict[str, np.ndarray]:
+def _converte(contas: Callable) -> dict[str, np.ndarray]:
     """Os dois arquivos que o OpenVINO lê, em bytes: as contas (`xml`) e os `pesos`."""
     ov = _openvino()
-    formato = tf.TensorSpec((FOTOS_POR_PEDIDO, LADO, LADO, 3))
-    contas = tf.function(lambda lote: rede(lote, training=False), input_signature=[formato])
     grafo = convert_variables_to_constants_v2(contas.get_concrete_function()).graph
     with tempfile.TemporaryDirectory() as nome:
         # por um arquivo, porque direto da memória o OpenVINO não converte no Python 3.13
         pasta = pathlib.Path(nome)
         (pasta / "rede.pb").write_bytes(grafo.as_graph_def().SerializeToString())
         try:
-            convertida = ov.convert_model(pasta / "rede.pb")
+            formato = [FOTOS_POR_PEDIDO, LADO, LADO, 3]
+            convertida = ov.convert_model(pasta / "rede.pb", input=formato)
         except Exception as erro:  # as falhas dele não têm uma classe em comum
             raise ValueError(str(erro)) from erro
         ov.save_model(convertida, pasta / "rede.xml", compress_to_fp16=False)
