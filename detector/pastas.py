@@ -16,8 +16,9 @@ SISTEMA |= {"__macosx", "@eadir", "#recycle", "$recycle.bin"}
 PALAVRAS = {
     "cat": "cat cats gato gatos gata gatas gatinho gatinhos kitten kittens",
     "dog": "dog dogs cachorro cachorros cadela cadelas cao caes perro perros puppy puppies",
-    "divisão": "train training treino treinamento val valid validation validacao dev "
-    "test testing teste testes",
+    "divisão": "train training treino treinamento val valid validation validacao dev eval "
+    "evaluation test testing teste testes pred prediction predictions",
+    "anotação": "annotation annotations anotacoes labels mascaras masks trimaps",
     "": "set data dataset image images imagem imagens foto fotos photo photos pictures de",
 }
 PALAVRAS = {diz: set(todas.split()) for diz, todas in PALAVRAS.items()}
@@ -76,11 +77,12 @@ def entende(fotos: Sequence[str], pasta: str | os.PathLike) -> dict[str, Lida]:
 
     fotos: nomes legíveis a partir de `pasta`, com "/". Primeiro procura gatos e cachorros, nas
     pastas e depois nos nomes; senão, duas subpastas quaisquer. Atravessa treino, validação e teste,
-    e as pastas que só embrulham outra. Levanta ErroClaro se não há duas classes, ou não se sabe
-    quais.
+    e as pastas que só embrulham outra; não entra nas de máscaras e anotações. Levanta ErroClaro se
+    não há duas classes, ou não se sabe quais.
     """
-    pastas = {foto: _pastas(foto) for foto in fotos}
-    lidas = _pela_palavra(pastas) or _pelo_nome(fotos) or _pelo_lugar(pastas)
+    de_fotos = [foto for foto in fotos if "anotação" not in map(tipo, foto.split("/")[:-1])]
+    pastas = {foto: _pastas(foto) for foto in de_fotos}
+    lidas = _pela_palavra(pastas) or _pelo_nome(de_fotos) or _pelo_lugar(pastas)
     classes = sorted({lida.classe for lida in lidas.values()})
     if len(classes) > 2 and {tipo(classe) for classe in classes} == BICHOS:
         # Cat, cats e dogs: três nomes, mas dois bichos.
@@ -92,11 +94,11 @@ def entende(fotos: Sequence[str], pasta: str | os.PathLike) -> dict[str, Lida]:
         )
     elif len({_sem_a_divisao(classe) for classe in classes}) < 2:  # cats_train e cats_test
         partes = {parte for foto in fotos for parte in foto.split("/")[:-1]}
-        divisoes = sorted(parte for parte in partes if tipo(parte) == "divisão")
+        puladas = sorted(parte for parte in partes if tipo(parte) in ("divisão", "anotação"))
         ditas = quantos(len(fotos), "foto", "fotos")
-        tomei = f" (tomei {', '.join(divisoes[:4])} por treino, validação ou teste)"
+        tomei = f" (tomei {', '.join(puladas[:4])} por treino, validação, teste ou anotações)"
         raise ErroClaro(
-            f"há {ditas} em {pasta}, mas não duas classes{tomei if divisoes else ''}: "
+            f"há {ditas} em {pasta}, mas não duas classes{tomei if puladas else ''}: "
             "são precisas duas subpastas com fotos, uma por classe, ou nomes como cat.1.jpg e "
             "dog.1.jpg. Se essa pasta é uma das classes, aponte para a que a contém, "
             f"{pathlib.Path(pasta).absolute().parent}."
@@ -182,9 +184,10 @@ def _simples(nome: str) -> str:
 
 
 def tipo(pasta: str) -> str | None:
-    """cat, dog ou divisão, se o nome da pasta não diz mais nada: de "hot dog", None."""
+    """cat, dog, divisão ou anotação, se o nome da pasta não diz mais nada: de "hot dog", None."""
     palavras = set(_palavras(pasta)) - PALAVRAS[""]
     sem_divisao = palavras - PALAVRAS["divisão"]
     if palavras and not sem_divisao:
         return "divisão"
-    return next((b for b in BICHOS if sem_divisao and sem_divisao <= PALAVRAS[b]), None)
+    dizem = (*BICHOS, "anotação") if sem_divisao else ()
+    return next((diz for diz in dizem if sem_divisao <= PALAVRAS[diz]), None)
