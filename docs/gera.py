@@ -132,13 +132,9 @@ def ate(intervalo_95: list[float], sinal: bool = False) -> str:
 
 def avaliado(m: dict) -> list:
     """As colunas AVALIA, do que `metricas.avalia` devolve."""
-
-    def das_duas(medida: str) -> str:
-        valores = m[medida], m[f"{medida}_0"]
-        return " / ".join("–" if valor is None else num(valor) for valor in valores)
-
-    duas = das_duas("precisao"), das_duas("recall")
-    return [m["n"], faixa(m, "acuracia"), *duas, num(m["log_loss"])]
+    precisoes = f"{num(m['precisao'])} / {num(m['precisao_0'])}"
+    recalls = f"{num(m['recall'])} / {num(m['recall_0'])}"
+    return [m["n"], faixa(m, "acuracia"), precisoes, recalls, num(m["log_loss"])]
 
 
 def resultado(m: dict) -> str:

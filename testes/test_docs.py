@@ -56,7 +56,7 @@ def test_uma_medida_trocada_por_outra_e_notada(bloco, medidas):
 def test_cada_medida_fica_na_sua_coluna():
     m = {"acuracia": 0.5, "acuracia_ic95": [0.25, 0.75], "precisao": 0.125, "recall": 0.625}
     m |= {"precisao_0": 0.75, "recall_0": None}
-    linha = [8, "0,5000 (0,2500 a 0,7500)", "0,1250 / 0,7500", "0,6250 / –", "0,3750"]
+    linha = [8, "0,5000 (0,2500 a 0,7500)", "0,1250 / 0,7500", "0,6250 / indefinida", "0,3750"]
     assert gera.avaliado({"n": 8, "log_loss": 0.375} | m) == linha
 
 
