@@ -43,7 +43,6 @@ FIGURAS = {  # da etiqueta da célula ao arquivo, em imagens/
     "onde_olhou": "onde_olhou.png",
     "outras_coisas": "nem_gato_nem_cachorro.png",
 }
-LUGARES = r"(?m)^(DATA_DIR|ARQUIVO_ZIP|MODELOS|REPOSITORIO) = .*"  # não mudam as contas
 VAZIOS = r", \w+=\[\]|\w+=\[\](, )?"  # do ast.dump; o de um Python mais novo não os mostra
 MEMORIA = "print(*open('/proc/self/status'))"  # o ru_maxrss herdaria o de quem abriu o kernel
 
@@ -91,8 +90,8 @@ def segundos(celulas: list) -> dict[str, float]:
 
 def assinatura() -> dict[str, str]:
     """O dia, e um resumo das células e do pacote, que só muda quando muda o que eles fazem."""
-    fontes = [re.sub(LUGARES, "", fonte) for fonte in celulas().values()]
-    arvores = [ast.parse(fonte) for fonte in (*fontes, *codigo_do_pacote().values())]
+    fontes = *celulas().values(), *codigo_do_pacote().values()
+    arvores = [ast.parse(fonte) for fonte in fontes]
     for arvore in arvores:
         for no in ast.walk(arvore):
             tem_texto = isinstance(no, ast.Module | ast.ClassDef | ast.FunctionDef)
