@@ -113,10 +113,8 @@ def nasce(pedido: dict) -> int:
 
 def atende() -> None:
     """Roda os pedidos que chegam pela entrada: os de uma linha, ao mesmo tempo."""
-    import detector
-
     for sala in ("classificador", "figuras", "origem", "treino"):
-        getattr(detector, sala)
+        importlib.import_module(f"detector.{sala}")
     for modulo in ("IPython.core.interactiveshell", "scipy.stats", "sklearn.model_selection"):
         importlib.import_module(modulo)
     for linha in sys.stdin:
