@@ -160,13 +160,9 @@ def test_o_readme_cabe_numa_leitura_e_a_tabela_de_parametros_e_a_do_notebook():
     tabela = LEIAME.partition("## Parâmetros")[2].partition("\n## ")[0]
     ditos = dict(re.findall(r"^\| `(\w+)` \| `?(.*?)`? \|", tabela, re.MULTILINE))
     assert [*ditos] == [*valores]
+    vazios = ("vazio", "nenhum", "todas", "pasta do TFDS", "as que você marcou")
     for nome, valor in valores.items():
-        em_palavras = (
-            ("vazio", "nenhum", "todas", "pasta do TFDS", "as que você marcou")
-            if valor in (None, "")
-            else ()
-        )
-        assert ditos[nome] in (em_palavras or (str(valor),)), nome
+        assert ditos[nome] in (vazios if valor in (None, "") else [str(valor)]), nome
 
 
 def test_as_salas_que_cada_celula_chama_sao_as_que_a_pagina_diz():
