@@ -98,7 +98,8 @@ def com_classe(todos: list[Foto], onde: pathlib.Path) -> list[Foto]:
     if not fotos:
         zips = [foto.nome for foto in todos if foto.nome.lower().endswith(".zip")]
         faca = f"descompacte {onde.name} e aponte" if onde.is_file() else "aponte"
-        dica = f"; há {', '.join(zips[:3])}: {faca} para um deles" if zips else ""
+        um = "ele" if len(zips) == 1 else "um deles"
+        dica = f"; há {', '.join(zips[:3])}: {faca} para {um}" if zips else ""
         raise ErroClaro(f"não há fotos em {onde}{dica}.")
     lidas = pastas.entende([foto.nome for foto in fotos], onde)
     sem_classe = [foto.nome for foto in fotos if foto.nome not in lidas]

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import pandas as pd
 import tensorflow as tf
-from scipy.special import logit
+from scipy.special import expit, logit
 from tqdm import tqdm
 
 from detector import arquivos, dados, entrega, imagenet
@@ -161,7 +161,7 @@ def carrega_classificador(modelos: str | os.PathLike) -> Callable[..., Veredito]
             classe=parece if nota >= limiar else NENHUM,
             probabilidade=max(p, 1 - p),
             parece=parece,
-            chance_de_ser_um_deles=imagenet.chance(nota),
+            chance_de_ser_um_deles=float(expit(nota)),
         )
         veredito.foto = imagem
         return veredito

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 import keras
 import numpy as np
-from scipy.special import expit, logsumexp, softmax
+from scipy.special import logsumexp, softmax
 
 from detector import backbones, lite
 from detector.ambiente import ErroClaro
@@ -142,8 +142,3 @@ def aprende(nomes: str, classes: Sequence[str], vetores: np.ndarray, y: np.ndarr
             chances = softmax(logits, axis=-1).mean(axis=(0, 1))
             indices.update(np.flatnonzero(chances > 1 / 1000))
     return Conhecidas(cabecas, np.array(sorted(indices)))
-
-
-def chance(nota: float) -> float:
-    """De 0 a 1, a chance que a nota diz; 1 se não há cabeça da ImageNet."""
-    return float(expit(nota))

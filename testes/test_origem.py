@@ -116,7 +116,7 @@ def test_o_que_ja_esta_preparado_e_usado_e_restos_de_um_preparo_morto_nao(tmp_pa
         ("imagenet", "tfds", None, 'use "cats_vs_dogs", "amostra" ou uma pasta'),
         ("cats_vs_dogs", "tfds", "nao-existe.zip", "nao-existe.zip não existe"),
         ("cats_vs_dogs", "tfds", "tres", "é uma pasta; o lugar dela é em DATASET"),
-        ("dois.zip", "tfds", None, "há train.zip: descompacte dois.zip e aponte para um"),
+        ("dois.zip", "tfds", None, "há train.zip: descompacte dois.zip e aponte para ele"),
         ("cats_vs_dogs", "tfds", RAIZ / "LICENSE", "LICENSE não é um zip: aponte para a pasta"),
         ("cats_vs_dogs", RAIZ / "LICENSE/tfds", "bom.zip", "Confira o caminho ou mude DATA_DIR"),
         ("cats_vs_dogs", RAIZ / "LICENSE", "bom.zip", "DATA_DIR = .*LICENSE é um arquivo"),
