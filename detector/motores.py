@@ -1,8 +1,7 @@
 """Quem roda a parte congelada da rede: o OpenVINO, mais rápido na CPU, ou o Keras.
 
 Um motor montado é uma função que recebe um tf.data de (foto, …), com a foto float32 (224, 224, 3)
-em [0, 1], e gera na mesma ordem (mapa que entra no topo, vetor, …): o que vem com a foto passa como
-está. Onde não há corte, o mapa é o próprio vetor.
+em [0, 1], e gera na mesma ordem (mapa que entra no topo, vetor, …). Sem corte, o mapa é o vetor.
 """
 
 import collections
@@ -22,7 +21,6 @@ from detector.arquivos import digesto, fontes, guarda_arrays, le_arrays
 from detector.dados import LADO
 
 Roda = Callable[[tf.data.Dataset], Iterator[tuple[np.ndarray, ...]]]
-
 FOTOS_DE_PROVA = 16
 FOTOS_POR_PEDIDO = 4  # de uma vez no OpenVINO
 FOTOS_POR_LOTE = 8  # de uma vez no Keras: mais, na CPU, só gasta memória
@@ -158,11 +156,10 @@ def _converte(contas: Callable) -> dict[str, np.ndarray]:
         pasta = pathlib.Path(nome)
         (pasta / "rede.pb").write_bytes(grafo.as_graph_def().SerializeToString())
         try:
-            formato = [FOTOS_POR_PEDIDO, LADO, LADO, 3]
-            convertida = ov.convert_model(pasta / "rede.pb", input=formato)
+            modelo = ov.convert_model(pasta / "rede.pb", input=[FOTOS_POR_PEDIDO, LADO, LADO, 3])
         except Exception as erro:  # as falhas dele não têm uma classe em comum
             raise ValueError(str(erro)) from erro
-        ov.save_model(convertida, pasta / "rede.xml", compress_to_fp16=False)
+        ov.save_model(modelo, pasta / "rede.xml", compress_to_fp16=False)
         return {
             "xml": np.fromfile(pasta / "rede.xml", "uint8"),
             "pesos": np.fromfile(pasta / "rede.bin", "uint8"),
