@@ -144,7 +144,7 @@ def _extrai(ditos: list[str]) -> int:
 def _pagina(ditos: list[str]) -> int:
     """Grava em MODELOS a página que classifica no navegador."""
     argumentos = _Argumentos()
-    argumentos.add_argument("--runtime")
+    argumentos.add_argument("--runtime", type=caminho)
     pedido = argumentos.parse_args(ditos)
     print(detector.exporta.escreve_pagina(pedido.modelos, pedido.runtime))
     return 0

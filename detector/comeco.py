@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from IPython import get_ipython
 
 import detector
-from detector.ambiente import ErroClaro, motivo, prepara
+from detector.ambiente import CONSELHOS, ErroClaro, motivo, prepara
 from detector.entrega import abre_pasta
 from detector.metricas import Medidas
 
@@ -54,8 +54,8 @@ def _disco_cheio(kernel, tipo, erro, pilha, tb_offset=None) -> None:
     if erro.errno in SEM_ESPACO:
         onde = erro.filename or tempfile.gettempdir()
         erro = ErroClaro(
-            f"não consegui gravar em {onde} ({motivo(erro)}). Libere espaço ou use outro disco, e "
-            "rode esta célula de novo: o que já estava gravado continua valendo."
+            f"não consegui gravar em {onde} ({motivo(erro)}). {CONSELHOS[erro.errno]} ou use outro "
+            "disco, e rode esta célula de novo: o que já estava gravado continua valendo."
         )
     kernel.showtraceback((type(erro), erro, pilha), tb_offset)
 

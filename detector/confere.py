@@ -71,7 +71,7 @@ def _python(_) -> str:
 def _processador(_) -> str:
     sabe = ambiente.confere_processador()
     rapido = [nome for nome in ("avx", "avx512_bf16", "amx_bf16") if nome in sabe]
-    return f"{platform.machine()}, {os.cpu_count()} núcleos, {' '.join(rapido)}"
+    return ", ".join([platform.machine(), f"{os.cpu_count()} núcleos", *rapido])
 
 
 def _memoria(_) -> str:

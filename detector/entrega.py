@@ -132,7 +132,7 @@ def _completa(pasta: pathlib.Path) -> None:
                 os.replace(decidida / nome, pasta / nome)
         lista.unlink()
     if decidida.is_dir():
-        decidida.rmdir()
+        shutil.rmtree(decidida)  # o sistema pode ter posto ali um .DS_Store
 
 
 @contextlib.contextmanager

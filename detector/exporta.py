@@ -70,14 +70,14 @@ def exporta(rascunho: pathlib.Path, fotos: tf.data.Dataset, p_keras: np.ndarray)
     return pd.DataFrame(linhas)
 
 
-def escreve_pagina(modelos: str | os.PathLike, runtime: str | None = None) -> pathlib.Path:
+def escreve_pagina(modelos: str | os.PathLike, runtime: pathlib.Path | None = None) -> pathlib.Path:
     """Grava `pagina.html` em `modelos`, do que o notebook deixou lá; devolve o caminho dela.
 
     runtime: a pasta `dist` do onnxruntime-web, para a página não precisar da internet. Levanta
     ErroClaro se ela ou o modelo não serve, ou se falta um pacote.
     """
-    rede, textos = _com_nota(pathlib.Path(modelos))
     programa = pagina.le_runtime(runtime) if runtime else {}
+    rede, textos = _com_nota(pathlib.Path(modelos))
     modelo, _ = _converte(DA_PAGINA, _redes(rede)[DA_PAGINA], textos)
     destino = pathlib.Path(modelos, pagina.NOME)
     arquivos.grava(destino, pagina.monta(modelo, textos, programa))

@@ -3,7 +3,6 @@
 import base64
 import hashlib
 import json
-import os
 import pathlib
 from collections.abc import Mapping
 
@@ -40,11 +39,11 @@ def monta(
     return html.replace("<!-- o que a página sabe -->", "\n".join(blocos)).encode()
 
 
-def le_runtime(pasta: str | os.PathLike) -> dict[str, bytes]:
+def le_runtime(pasta: pathlib.Path) -> dict[str, bytes]:
     """Os arquivos de RUNTIME lidos da `pasta`; ErroClaro se falta um, ou é de outra versão."""
     lidos = {}
     for nome, integridade in RUNTIME.items():
-        arquivo = pathlib.Path(pasta).expanduser() / nome
+        arquivo = pasta / nome
         lidos[nome] = arquivo.read_bytes() if arquivo.is_file() else b""
         sha256 = base64.b64encode(hashlib.sha256(lidos[nome]).digest()).decode()
         if f"sha256-{sha256}" != integridade:

@@ -58,7 +58,9 @@ def morre_no_passo(passo, faz):
             os._exit(0)
         finally:
             os._exit(1)
-    return os.waitstatus_to_exitcode(os.waitpid(filho, 0)[1]) == 0
+    codigo = os.waitstatus_to_exitcode(os.waitpid(filho, 0)[1])
+    assert codigo in (0, 9), "não morreu nem acabou: falhou"
+    return codigo == 0
 
 
 def test_morta_em_qualquer_passo_fica_a_execucao_de_antes_ou_a_nova_inteira(tmp_path):
@@ -92,6 +94,13 @@ def test_a_publicacao_decidida_termina_mesmo_que_quem_a_acaba_morra_tambem(tmp_p
     while not morre_no_passo(next(mortes), lambda: entrega.completa(tmp_path)):
         assert (tmp_path / entrega.PUBLICANDO).is_dir()
     assert set(entregue(tmp_path).values()) == {"nova"} and next(mortes) > 2
+
+
+def test_o_que_o_sistema_poe_na_pasta_nao_impede_a_publicacao(tmp_path):
+    (tmp_path / entrega.PUBLICANDO).mkdir()
+    (tmp_path / entrega.PUBLICANDO / ".DS_Store").touch()  # do macOS, que o põe em toda pasta
+    publica(tmp_path, "nova")
+    assert set(entregue(tmp_path).values()) == {"nova"}
 
 
 def test_duas_execucoes_que_publicam_juntas_nao_se_misturam(tmp_path, capsys):

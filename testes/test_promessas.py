@@ -3,11 +3,13 @@
 As contagens que aparecem na tabela do fim são medidas aqui, nunca escritas à mão.
 """
 
+import errno
 import itertools
 import json
 import re
 import shutil
 import socket
+import types
 
 import keras
 import numpy as np
@@ -189,6 +191,16 @@ def test_disco_cheio_e_uma_frase_e_o_que_estava_gravado_continua_valendo(
     registra("disco cheio", tmp_path, len(passos), intactos, perdido)
     assert intactos == len(passos) and "não serve" not in execucao.stdout
     assert guardados(tmp_path) == guardados(pronto)
+
+
+@pytest.mark.parametrize(
+    "numero, conselho", [(errno.ENOSPC, "Libere espaço"), (errno.EROFS, "Acerte a permissão")]
+)
+def test_o_disco_que_para_de_gravar_no_meio_da_celula_tem_o_conselho_certo(numero, conselho):
+    vistos = []
+    kernel = types.SimpleNamespace(showtraceback=lambda pilha, _: vistos.append(str(pilha[1])))
+    detector.comeco._disco_cheio(kernel, OSError, OSError(numero, "causa", "aqui"), None)
+    assert vistos[0].startswith(f"não consegui gravar em aqui (causa). {conselho} ou use outro")
 
 
 def test_modelos_onde_nao_se_pode_gravar_e_dito_antes_de_qualquer_conta(sessao, tmp_path):

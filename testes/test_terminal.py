@@ -90,6 +90,11 @@ def test_a_chamada_errada_e_explicada_sem_esperar_pelo_tensorflow(chamada, frase
     assert not re.search(r"\| +tensorflow$", fim.stderr, re.MULTILINE)
 
 
+def test_a_pasta_do_runtime_pode_vir_entre_aspas_e_e_olhada_antes_do_que_demora(tmp_path):
+    fim = roda("pagina", "--runtime", '"nada"', "--modelos", tmp_path)
+    assert fim.returncode == 2 and fim.stderr.startswith("nada/ort.wasm.bundle.min.mjs não existe")
+
+
 @pytest.mark.parametrize("nome", ["rex.png", "rex.csv"])
 def test_a_tabela_nunca_toma_o_lugar_de_uma_foto(nome, modelos, tmp_path):
     """Como em `--csv *.png`, que o terminal troca pelos nomes das fotos."""
