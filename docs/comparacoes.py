@@ -80,7 +80,7 @@ def mede(divisoes: int, corte: str | None, **parametros: object) -> tuple[dict, 
 
 
 def main(*pedidos: str) -> None:
-    medidas = json.loads(ARQUIVO.read_text("utf-8"))
+    medidas = json.loads(ARQUIVO.read_text("utf-8")) if ARQUIVO.exists() else {}
     for pedido, _, data_dir in (pedido.partition("=") for pedido in pedidos):
         onde = {"DATA_DIR": data_dir} if data_dir else {"DATASET": pedido}
         antes = {}
@@ -91,7 +91,7 @@ def main(*pedidos: str) -> None:
                 comparado = contra(p["y"], p_dele, p["entregue"])
                 medidas[nome]["modelos"][f"entregue, contra o de «{outro}»"] = comparado
             antes = {nome: p["entregue"]}
-    gera.grava(medidas, ARQUIVO)
+    gera.grava({caso[1]: medidas[caso[1]] for caso in CASOS if caso[1] in medidas}, ARQUIVO)
     gera.escreve()
 
 
